@@ -39,7 +39,7 @@ package struct Environment {
 }
 
 /// Why an expression has no value.
-package struct Fault: Equatable {
+package struct Fault: Error, Equatable {
   package enum Reason: UInt8 { case none, unbound, overflow, division }
   package var reason = Reason.none
   package var symbol: Int32 = -1

@@ -137,7 +137,7 @@ extension Expression {
     nodes.withUnsafeBufferPointer { nodes in
       guard let base = nodes.baseAddress else { return .failure(Fault(reason: .unbound)) }
       var fault = Fault()
-      let value = evaluate(base, Int32(truncatingIfNeeded: nodes.count - 1), env, &fault)
+      let value = AttuneCore.evaluate(base, Int32(truncatingIfNeeded: nodes.count - 1), env, &fault)
       return fault.reason == .none ? .success(value) : .failure(fault)
     }
   }

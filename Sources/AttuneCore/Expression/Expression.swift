@@ -5,8 +5,8 @@ package struct Expression: Sendable {
   package let text: String
   package let nodes: [Node]
 
-  package struct Node: Sendable {
-    package enum Kind: UInt8, Sendable {
+  package struct Node: Sendable, BitwiseCopyable {
+    package enum Kind: UInt8, Sendable, BitwiseCopyable {
       case integer, symbol, parameter, real, knob, workers  // leaves. parameter: bool, i64 or enum index; real: f64
       case has, dtype, rank, bytes  // of tensor `a`
       case dim  // of tensor `a`, index expression `b`

@@ -117,20 +117,6 @@ extension Fault {
   }
 }
 
-extension Fault {
-  /// A sentence; `symbols` are those of the entry.
-  package func sentence(_ symbols: [String]) -> String {
-    switch reason {
-    case .none: "no fault"
-    case .unbound:
-      symbol >= 0 && Int(symbol) < symbols.count
-        ? "\(symbols[Int(symbol)]) has no value" : "the size of a tensor of unknown type was asked for"
-    case .overflow: "the value does not fit into 64 bits"
-    case .division: "division by a value <= 0"
-    }
-  }
-}
-
 extension Expression {
   /// The value, or why there is none. For cold paths; see `evaluate` for what `env` must hold.
   package func value(_ env: UnsafePointer<Environment>) -> Result<Int64, Fault> {

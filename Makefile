@@ -8,6 +8,7 @@ B := build
 SWIFT := $(firstword $(shell command -v swift) $(wildcard /opt/swift/usr/bin/swift) swift)
 TOOLCHAIN := $(patsubst %/,%,$(dir $(SWIFT)))
 CLANG := $(firstword $(shell command -v clang) $(wildcard $(TOOLCHAIN)/clang) cc)
+PLUGIN_DIR := $(B)/lib/attune/plugins/$(ABI)
 # The tests' Python: the system's if it has what they import, else a virtual environment.
 TEST_IMPORTS := numpy pytest hypothesis
 PYTHON := $(shell python3 -c '$(foreach m,$(TEST_IMPORTS),import $(m);)' 2> /dev/null && echo python3 || echo $(B)/venv/bin/python)
@@ -15,7 +16,7 @@ export PATH := $(PATH):$(TOOLCHAIN)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run test check bench abi install format lint clean help deps host plugins
+.PHONY: build run test check bench abi install format lint clean help copy deps host plugins
 
 build: host plugins ## build everything into build/ (the default)
 	@$(STAGE)
@@ -38,7 +39,9 @@ bench: build ## time every operator on its own benchmark problems
 abi: ## rewrite the layout golden from the headers: goes with a line in CHANGELOG.md
 	python3 Tests/ABI/layout.py --write
 
-install: build ## copy build/ to PREFIX (default /usr/local; DESTDIR is honoured)
+install: build copy ## copy build/ to PREFIX (default /usr/local; DESTDIR is honoured)
+
+copy:
 	install -d "$(DESTDIR)$(PREFIX)"
 	tar -C $(B) --owner=0 --group=0 --mode=u=rwX,go=rX -c $(PRODUCTS) \
 	  | tar -C "$(DESTDIR)$(PREFIX)" -x --no-same-owner --no-overwrite-dir
@@ -62,8 +65,10 @@ host: deps
 	$(SWIFT) build -c release -Xswiftc -static-stdlib --product attune
 	$(SWIFT) build -c release -Xswiftc -static-stdlib --product attune-cli
 
+# A plugin without a folder is left over from another state of the tree.
 plugins: deps
-	$(MAKE) -f plugins/plugins.mk all PLUGIN_DIR=$(B)/lib/attune/plugins/$(ABI)
+	$(MAKE) -f plugins/plugins.mk plugins PLUGIN_DIR=$(PLUGIN_DIR)
+	@for f in $(PLUGIN_DIR)/attune_*.so; do n=$${f##*/attune_}; test -d plugins/$${n%.so} || rm -f $$f; done
 
 # What a machine needs besides Swift. The compiler is asked, not the package manager.
 has_header = echo '\#include <$(1)>' | $(CLANG) -x c++ -E - > /dev/null 2>&1

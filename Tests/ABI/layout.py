@@ -1,6 +1,7 @@
-"""Prints the layout of the ABI: constants, structs with every field's offset and size, callbacks, functions.
+"""Prints the layout of the ABI: constants, every field's offset and size, callbacks, functions.
 
-The headers are the only input, so a new field or function shows up by itself. `--write` replaces the golden.
+The headers are the only input, so that a new field or function shows up by itself.
+`--write` replaces the golden.
 """
 
 import re
@@ -33,7 +34,7 @@ def constants(text):
 
 
 def fields(declaration):
-    """`const char *op, *entry` -> (op, const char *op), (entry, const char *entry); also callbacks and arrays."""
+    """`const char *op, *entry` -> (op, const char *op), (entry, const char *entry)."""
     declaration = " ".join(declaration.split())
     pointer = re.search(r"\(\s*\*\s*(\w+)\s*\)\s*\(", declaration)
     if pointer:
@@ -61,7 +62,13 @@ def callbacks(text):
 
 def program():
     """A C program that prints the layout as its compiler sees it."""
-    out = ["#include <attune/attune.h>", "#include <attune/plugin.h>", "#include <stdio.h>", "int main(void) {"]
+    out = [
+        "#ifdef __cplusplus\n#define ALIGN(T) alignof(T)\n#else\n#define ALIGN(T) _Alignof(T)\n#endif",
+        "#include <attune/attune.h>",
+        "#include <attune/plugin.h>",
+        "#include <stdio.h>",
+        "int main(void) {",
+    ]
     for macro in ["ATTUNE_ABI_MAJOR", "ATTUNE_ABI_MINOR"]:
         out.append(f'  printf("constant {macro} %d\\n", {macro});')
     texts = [source(h) for h in HEADERS]
@@ -70,7 +77,9 @@ def program():
             out.append(f'  printf("constant {name} %lld\\n", (long long){name});')
     for text in texts:
         for name, members in structs(text):
-            out.append(f'  printf("struct {name} size %zu align %zu\\n", sizeof({name}), ALIGN({name}));')
+            out.append(
+                f'  printf("struct {name} size %zu align %zu\\n", sizeof({name}), ALIGN({name}));'
+            )
             for field, declaration in members:
                 out.append(
                     f'  printf("  %zu %zu {field}: {declaration}\\n", '
@@ -81,8 +90,7 @@ def program():
             for line in lines(text):
                 out.append(f'  puts("{kind} {line}");')
     out.append("  return 0;\n}")
-    align = "#ifdef __cplusplus\n#define ALIGN(T) alignof(T)\n#else\n#define ALIGN(T) _Alignof(T)\n#endif"
-    return align + "\n" + "\n".join(out) + "\n"
+    return "\n".join(out) + "\n"
 
 
 def dump(compiler=("cc", "-std=c11")):

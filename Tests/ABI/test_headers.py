@@ -1,7 +1,7 @@
-"""Every header compiles alone, in every language version, with every compiler, without a warning."""
+"""Every header compiles alone, as C and C++ of all supported years, without a warning."""
 
 import pytest
-from conftest import COMPILERS, HERE, ROOT, WARNINGS, run
+from abi_support import COMPILERS, HERE, ROOT, WARNINGS, run
 
 HEADERS = ["types.h", "error.h", "tensor.h", "attune.h", "plugin.h"]
 

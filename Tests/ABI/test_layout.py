@@ -4,19 +4,22 @@ import re
 
 import layout
 import pytest
-from conftest import COMPILERS, ROOT
+from abi_support import COMPILERS, ROOT
 
-# The smallest legal size of each struct in minor 0. These never change; a later minor adds a table of its own.
+# The smallest legal size of each struct in minor 0. These never change; a later minor adds a table.
 MINOR_0 = """
-span 16, semver 16, value 16, tensor 48, error 512, tensor_spec 80, param_spec 88, arg 24, knob 40, kernel 168, rule 24,
-entry 128, preset 56, tolerance 24, op 120, host 40, blas 32, exec 144, plugin 88, negotiation 32, note 132,
-context_options 64, tensor_ref 24, param 40, problem 88, bindings 64, plan_info 64, wisdom_report 24, device 8, dtype 4
+span 16, semver 16, value 16, device 8, dtype 4, tensor 48, error 512, tensor_spec 80, param_spec 88,
+arg 24, knob 40, kernel 168, rule 24, entry 128, preset 56, tolerance 24, op 120, host 40, blas 32,
+exec 144, plugin 88, negotiation 32, note 132, context_options 64, tensor_ref 24, param 40, problem 88,
+bindings 64, plan_info 64, wisdom_report 24
 """
 GOLDEN = layout.GOLDEN.read_text()
 
 
 def sizes(text):
-    return {name: int(size) for name, size in re.findall(r"^struct attune_(\w+) size (\d+)", text, re.M)}
+    return {
+        name: int(size) for name, size in re.findall(r"^struct attune_(\w+) size (\d+)", text, re.M)
+    }
 
 
 @pytest.mark.parametrize("compiler,standard", COMPILERS)
@@ -40,7 +43,7 @@ def test_fields_fill_their_structs():
 
 
 def test_every_struct_can_grow():
-    """A struct that callers or plugins fill begins with struct_size; the frozen ones are the exception."""
+    """What callers or plugins fill begins with struct_size; the frozen ones are the exception."""
     frozen = {"span", "semver", "value", "tensor", "device", "dtype", "note"}
     for name, first in re.findall(r"^struct attune_(\w+) .*\n  0 \d+ (\w+):", GOLDEN, re.M):
         assert (first == "struct_size") != (name in frozen), name

@@ -76,7 +76,7 @@ has_library = test -e "$$($(CLANG) -print-file-name=$(1))"
 # apt as root, or by a sudo that asks nothing; else the line to type.
 apt = if [ -n "$(1)" ]; then as=; [ "$$(id -u)" = 0 ] || as='sudo -n'; \
 	{ $$as apt-get update && $$as apt-get install -y --no-install-recommends $(1); } || { \
-	  echo "please run: sudo apt-get update && sudo apt-get install -y $(1)" >&2; exit 1; }; fi
+	  echo "please run: sudo apt-get update && sudo apt-get install -y" $(1) >&2; exit 1; }; fi
 
 deps: ## install the Debian packages that are missing
 	@need=; \

@@ -138,7 +138,7 @@ def _dlpack_view(name, array, writable):
     except Exception as why:  # foreign code: torch raises RuntimeError, numpy BufferError, ...
         text = f"{name}: {_kind(array)} cannot be shared through __dlpack__: {why}"
         raise failure("E_INVALID", name, text) from why
-    # The capsule is not consumed, only looked at: its destructor calls the deleter when the View goes.
+    # The capsule is only looked at, not consumed: its destructor calls the deleter with the View.
     if _is_capsule(capsule, b"dltensor_versioned"):
         managed = _ManagedVersioned.from_address(_pointer_of(capsule, b"dltensor_versioned"))
         if managed.major != 1:
@@ -187,7 +187,9 @@ def _numpy_type(name, word):
     try:
         import ml_dtypes
     except ImportError:
-        text = f"{name} is bf16: numpy has that only with ml_dtypes; install it or give out={{{name!r}: ...}}"
+        text = (
+            f"{name} is bf16, which numpy has only with ml_dtypes: install it or give {name} in out"
+        )
         raise failure("E_UNSUPPORTED", name, text) from None
     return ml_dtypes.bfloat16
 

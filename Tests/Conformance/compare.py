@@ -1,5 +1,5 @@
-"""The rule by which a kernel is compared: |got - want| <= atol * max|want| + rtol * |want|, infinities equal, no NaN that
-was not expected, integers equal."""
+"""The rule by which a kernel is compared: |got - want| <= atol * max|want| + rtol * |want|,
+infinities equal, no NaN that was not expected, integers equal."""
 
 import numpy as np
 
@@ -34,4 +34,6 @@ def difference(got, want, rtol, atol):
     worst = np.unravel_index(np.argmax(ratio), ratio.shape)
     if ratio[worst] <= 1:
         return None
-    return f"at {tuple(map(int, worst))}: {got[worst]!r}, expected {want[worst]!r}, {ratio[worst]:.3g} times the tolerance"
+    where = tuple(map(int, worst))
+    times = f"{ratio[worst]:.3g} times the tolerance"
+    return f"at {where}: {got[worst]!r}, expected {want[worst]!r}, {times}"

@@ -1,4 +1,4 @@
-"""Random problems of an entry, drawn from its descriptor alone. Shapes are judged by Tests/ABI/model.py."""
+"""Random problems of an entry, drawn from its descriptor alone; Tests/ABI/model.py judges them."""
 
 import copy
 import pathlib
@@ -12,7 +12,7 @@ import storage
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "ABI"))
 import model  # noqa: E402
 
-# Sizes by the kind of symbol: batch, heads, tokens, channels; odd ones and the neighbours of tile sizes among them.
+# Sizes by the kind of symbol: batch, heads, tokens, channels; odd ones and neighbours of tile sizes.
 SIZES = [
     (r"B|P", (1, 2, 3)),
     (r"Hq", (1, 2, 3, 4, 6)),
@@ -27,7 +27,8 @@ ATTEMPTS = 1000
 
 
 class Problem:
-    """params: the ones given. shape, word, memory: of every tensor that takes part; outputs are in `outputs`."""
+    """params: the ones given. shape, word: of every tensor that takes part, outputs among them.
+    memory: of every input."""
 
     def __init__(self, op, entry, params, shape, word, outputs, symbols):
         self.op, self.entry, self.params, self.shape, self.word = op, entry, params, shape, word
@@ -55,7 +56,9 @@ def draw(op, entry, rng, storage_word, plain=False, params=(), sizes=(), tensors
     """A legal problem with storage type `storage_word` of dtype_var 1. Raises NoProblem.
 
     plain    default parameters and needed tensors only, apart from:
-    params   {name: value} that is fixed;  sizes  {symbol: size};  tensors  optional ones that take part
+    params   {name: value} that is fixed
+    sizes    {symbol: size}
+    tensors  optional ones that take part
     """
     e = op["_entries"][entry]
     vary = [t for t in e["tensors"] if t["dtype_var"] == 1] or e["tensors"]
@@ -128,7 +131,7 @@ def _value(p, rng):
 
 
 def _words(e, rng, storage_word):
-    """Element type of every tensor: dtype_var 1 as asked; another var the same, or any that it may have."""
+    """Element type of every tensor: dtype_var 1 as asked, another var the same or any it may have."""
     var, word = {1: storage_word}, {}
     for name, t in e["_tensors"].items():
         n = t["dtype_var"]
@@ -145,7 +148,8 @@ def _words(e, rng, storage_word):
 
 
 def _present(e, rng, env, word, plain, extra):
-    """Names of the tensors that take part. States come together; other optional inputs with probability 1/4."""
+    """Names of the tensors that take part. States come together, other optional inputs with
+    probability 1/4."""
     state = not plain and rng.random() < 0.5
     optional = 0.0 if plain or rng.random() < 0.3 else 0.25
     chosen = []
@@ -185,8 +189,8 @@ def _shape(e, name, env, rng):
 
 
 def fill(problem, rng, exact=False):
-    """Gives every input values by its generator. exact: small integers instead of normal numbers, so that every product
-    and sum of scores is exact in float32 and scores are huge."""
+    """Gives every input values by its generator. exact: small integers instead of normal numbers, so
+    that scores are huge and yet every product and sum in them is exact in float32."""
     e = problem.op["_entries"][problem.entry]
     for name in problem.inputs:
         t, shape, word = e["_tensors"][name], problem.shape[name], problem.word[name]

@@ -13,8 +13,8 @@ class Declined(Exception):
 
 
 def run(context, problem, kernel, layout="plain"):
-    """{output: values}. Raises Declined. Outputs begin as garbage that no result can equal; inputs may not change and
-    nothing may be written between the rows of an output."""
+    """{output: values}. Raises Declined. Outputs begin as NaN (integers: as bytes GUARD); inputs may
+    not change and nothing may be written between the rows of an output."""
     import attune
 
     inputs = {n: problems.laid_out(problem.memory[n], layout) for n in problem.inputs}
@@ -45,13 +45,13 @@ def run(context, problem, kernel, layout="plain"):
 
 
 def _garbage(shape, word, layout):
-    """Output memory of bytes GUARD: no legal result (f32 -2.87e-16, i32 -1515870811, ...) stays like that."""
+    """Output memory in which an element that is not written fails any comparison."""
     like = np.zeros(shape, storage.empty((), word).dtype)
     array = problems.laid_out(like, "plain" if layout == "broadcast" else layout)
     whole = _whole(array)
     whole.view(np.uint8).fill(GUARD) if whole.size else None
-    if array.dtype.kind == "f":
-        array[...] = np.nan
+    if array.dtype.kind == "f" or word == "bf16":
+        array[...] = storage.encode(np.float32(np.nan), word)
     return array
 
 

@@ -31,7 +31,7 @@ _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 
 class Exported:
-    """A numpy array offered through __dlpack__ only, as element type `word`. bf16 is kept in uint16."""
+    """A numpy array offered through __dlpack__ only, as element type `word`; bf16 as uint16."""
 
     def __init__(self, bits, word):
         assert bits.dtype.itemsize * 8 == _DLPACK[word][1]

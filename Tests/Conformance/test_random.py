@@ -1,6 +1,7 @@
 """Every usable kernel of every entry of every registered operator, on seeded random problems.
 
-Runs a share by default; ATTUNE_TEST_SHARE=all draws ten times as many. A failure names the seed and the problem.
+Runs a share by default; ATTUNE_TEST_SHARE=all draws ten times as many. A failure names the seed and
+the problem.
 """
 
 import os
@@ -93,7 +94,7 @@ def attempts(op, entry, rounds=ROUNDS):
 
 @pytest.mark.parametrize("op,entry,kernel", EVERY, ids=ids(EVERY))
 def test_matches_witness(op, entry, kernel):
-    """Odd sizes, groups of heads, strides, unaligned rows, storage types, optional tensors, any parameters."""
+    """Odd sizes, groups of heads, strides, unaligned rows, storage types, any options."""
     ran, reason = 0, "nothing was drawn"
     for seed, layout, rng, problem in attempts(
         op, entry, ROUNDS * (1 if (op, entry, kernel) in FAST else 2)
@@ -112,7 +113,7 @@ def test_matches_witness(op, entry, kernel):
 
 @pytest.mark.parametrize("op,entry,kernel", EVERY, ids=ids(EVERY))
 def test_huge_scores(op, entry, kernel):
-    """Scores of thousands, exact in float32: the largest key takes everything, ties share, nothing overflows."""
+    """Scores of thousands, exact in float32: the largest takes all, ties share, no overflow."""
     specs = PREPARED[op]["_entries"][entry]["_tensors"]
     if "scale" not in PREPARED[op]["_params"] or not {"q", "k", "v"} <= set(specs):
         pytest.skip("no scores to scale")

@@ -1,4 +1,4 @@
-"""What a problem must give: the float64 oracle of that name where there is one, else the REFERENCE kernel."""
+"""What a problem must give: the float64 oracle of that name if there is one, else REFERENCE."""
 
 import importlib
 import pathlib
@@ -16,7 +16,7 @@ INT64_MIN = -(2**63)
 
 
 def oracle(problem):
-    """{output: float64 array} of those that the oracle knows; {} where there is no oracle for this problem."""
+    """{output: float64 array} of those the oracle knows; {} where none fits this problem."""
     op, name = problem.op, problem.entry
     entry = op["_entries"][name]
     if not (ORACLES / f"{op['id']}.py").exists() or _quantised(problem, entry):

@@ -12,7 +12,7 @@ import storage
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "ABI"))
 import model  # noqa: E402
 
-# Sizes by the kind of symbol: batch, heads, tokens, channels; odd ones and neighbours of tile sizes.
+# Sizes by the kind of symbol: batch, heads, tokens, channels. Odd ones, neighbours of tile sizes.
 SIZES = [
     (r"B|P", (1, 2, 3)),
     (r"Hq", (1, 2, 3, 4, 6)),
@@ -131,7 +131,7 @@ def _value(p, rng):
 
 
 def _words(e, rng, storage_word):
-    """Element type of every tensor: dtype_var 1 as asked, another var the same or any it may have."""
+    """Element type of every tensor: dtype_var 1 as asked, another var as that or any it may have."""
     var, word = {1: storage_word}, {}
     for name, t in e["_tensors"].items():
         n = t["dtype_var"]
@@ -189,8 +189,8 @@ def _shape(e, name, env, rng):
 
 
 def fill(problem, rng, exact=False):
-    """Gives every input values by its generator. exact: small integers instead of normal numbers, so
-    that scores are huge and yet every product and sum in them is exact in float32."""
+    """Gives every input values by its generator. exact: small integers instead of normal numbers,
+    so that scores are huge and yet every product and sum in them is exact in float32."""
     e = problem.op["_entries"][problem.entry]
     for name in problem.inputs:
         t, shape, word = e["_tensors"][name], problem.shape[name], problem.word[name]

@@ -13,8 +13,8 @@ class Declined(Exception):
 
 
 def run(context, problem, kernel, layout="plain"):
-    """{output: values}. Raises Declined. Outputs begin as NaN (integers: as bytes GUARD); inputs may
-    not change and nothing may be written between the rows of an output."""
+    """{output: values}. Raises Declined. Outputs begin as NaN (integers: as bytes GUARD); inputs
+    may not change and nothing may be written between the rows of an output."""
     import attune
 
     inputs = {n: problems.laid_out(problem.memory[n], layout) for n in problem.inputs}

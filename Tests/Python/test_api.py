@@ -68,7 +68,7 @@ def test_run_with_outputs_and_parameters(ctx):
 
 
 def test_parameter_kinds(ctx):
-    """numpy scalars are numbers; a whole number may stand for a real one; a word names an enum's value."""
+    """numpy scalars are numbers; a whole number may stand for a real one; a word is an enum's."""
     x = qkv()
     plain = ctx.run("softmax", **x, scale=1.0, causal=True, window_left=3)["o"]
     other = ctx.run(
@@ -259,7 +259,7 @@ def test_objects_are_freed(ctx):
 
 
 def test_nothing_is_left_at_exit(build):
-    """Contexts, plans and a log function that are alive when the interpreter ends are no problem."""
+    """Contexts, plans and a log function may be alive when the interpreter ends."""
     code = (
         "import attune, numpy as np\n"
         "c = attune.Context(log=lambda level, text: None, tune='off', wisdom='')\n"

@@ -1,4 +1,4 @@
-"""Arrays of every kind: no copy on the way in or out, owners kept alive, results in the kind of q."""
+"""Arrays of every kind: never copied, owners kept alive, results in the kind of q."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Every kind of bad input of a Python caller: code, argument, both values in the sentence, nothing written."""
+"""Every kind of bad input: code, argument, both values in the sentence, nothing written."""
 
 import pickle
 

@@ -33,7 +33,8 @@ def facts(tmp_path_factory):
         expressions += [f"attune_dtype_of({index}).code", f"attune_dtype_of({index}).bits"]
     folder = tmp_path_factory.mktemp("layout")
     lines = "\n".join(f'  printf("%lld\\n", (long long)({e}));' for e in expressions)
-    source = f"#include <attune/attune.h>\n#include <attune/plugin.h>\n#include <stdio.h>\nint main(void) {{\n{lines}\n}}\n"
+    headers = "".join(f"#include <{h}.h>\n" for h in ("attune/attune", "attune/plugin", "stdio"))
+    source = f"{headers}int main(void) {{\n{lines}\n}}\n"
     (folder / "facts.c").write_text(source)
     compiler = os.environ.get("CC", "cc")
     command = [

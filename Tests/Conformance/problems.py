@@ -131,7 +131,7 @@ def _value(p, rng):
 
 
 def _words(e, rng, storage_word):
-    """Element type of every tensor: dtype_var 1 as asked, another var as that or any it may have."""
+    """Element type of every tensor: dtype_var 1 as asked, other vars as that or any."""
     var, word = {1: storage_word}, {}
     for name, t in e["_tensors"].items():
         n = t["dtype_var"]

@@ -1,4 +1,4 @@
-"""The oracles themselves: against the recorded cases of the plugins, and against finite differences and splits."""
+"""The oracles themselves: against the cases of the plugins, finite differences and splits."""
 
 import pathlib
 import subprocess

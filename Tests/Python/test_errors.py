@@ -69,7 +69,7 @@ REFUSED = {
     "negative stride": (change(q=reversed_rows()), "E_LAYOUT", "q", ["-16"]),
     "last stride": (change(k=zeros(1, 2, 16, 11).swapaxes(2, 3)), "E_LAYOUT", "k", ["11", "1"]),
     "bytes apart": (change(k=bytes_apart()), "E_LAYOUT", "k", ["6", "4"]),
-    "misaligned": (change(k=misaligned()), "E_LAYOUT", "k", ["1", "4"]),
+    "misaligned": (change(k=misaligned()), "E_LAYOUT", "k", ["aligned", "4"]),
     "output with stride 0": (
         change(out={"o": strided(zeros(1, 4, 9, 16), (2304, 576, 0, 4))}),
         "E_LAYOUT",
@@ -227,8 +227,6 @@ def test_files(tmp_path):
         (tmp_path / "attune_text.so").write_text("no library")
         with pytest.raises(attune.Error):
             context.load(tmp_path / "attune_text.so")
-        refused(lambda: context.import_wisdom(tmp_path / "none"), "E_IO", None)
-        refused(lambda: context.export_wisdom(tmp_path / "none" / "none"), "E_IO", None)
 
 
 def test_error_pickles(ctx):

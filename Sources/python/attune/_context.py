@@ -43,8 +43,9 @@ class Context:
             options.log = _log_function(log)
         pointer = ctypes.c_void_p()
         call("attune_context_create", ctypes.byref(options), ctypes.byref(pointer))
-        # The log function must live as long as any plan that may call it: plans hold this handle.
-        self._handle = Handle(pointer, library().attune_context_release, options.log)
+        # The log function in the options must live as long as any plan that may call it: plans hold
+        # this handle.
+        self._handle = Handle(pointer, library().attune_context_release, options)
         self._descriptors = {}
 
     def _open(self):
@@ -137,28 +138,10 @@ class Context:
         plan = Plan._create(handle, op, signature, given, params, kernel, wanted, conditional)
         return plan, given, params
 
-    # ---- plugins and wisdom
-
     def load(self, path):
         """Adds one plugin file."""
         call("attune_load", self._open().pointer, text("path", os.fspath(path)))
         self._descriptors = {}
-
-    def import_wisdom(self, path):
-        """Merges a file of remembered choices; returns how many lines were accepted, duplicate,
-        of a foreign CPU, damaged and unknown."""
-        record = _abi.new(_abi.WisdomReport)
-        path = text("path", os.fspath(path))
-        call("attune_wisdom_import", self._open().pointer, path, ctypes.byref(record))
-        return {name: getattr(record, name) for name, _ in _abi.WisdomReport._fields_[1:]}
-
-    def export_wisdom(self, path):
-        """Writes the remembered choices to a file."""
-        call("attune_wisdom_export", self._open().pointer, text("path", os.fspath(path)))
-
-    def forget_wisdom(self, op=None):
-        """Drops the remembered choices of one operator, or all."""
-        call("attune_wisdom_forget", self._open().pointer, None if op is None else text("op", op))
 
     def close(self):
         """Gives the context up; plans and calls under way keep what they need."""

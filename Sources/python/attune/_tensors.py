@@ -84,10 +84,6 @@ def _numpy_view(name, array, writable):
         if stride % size and array.shape[dim] > 1:
             text = f"{name} dim {dim}: stride of {stride} bytes, expected a multiple of {size}"
             raise failure("E_LAYOUT", name, text, (size, stride))
-    if array.size and array.ctypes.data % array.dtype.alignment:
-        offset = array.ctypes.data % size
-        text = f"{name} begins {offset} bytes past a multiple of its element's {size}, expected 0"
-        raise failure("E_LAYOUT", name, text, (0, offset))
     rank = array.ndim
     shape = (ctypes.c_int64 * max(rank, 1))(*array.shape)
     strides = (ctypes.c_int64 * max(rank, 1))(*(stride // size for stride in array.strides))

@@ -5,7 +5,7 @@ import CAttune
 /// symbols, so the alternatives of every shape are already decided here.
 package final class BindProgram: @unchecked Sendable {  // immutable after init
   /// An expression inside `nodes`.
-  package struct Code {
+  package struct Code: BitwiseCopyable {
     package var first: Int32, root: Int32
   }
 
@@ -112,8 +112,8 @@ package final class BindProgram: @unchecked Sendable {  // immutable after init
     self.dims = dims
     self.rulesUseLooseParams = loose
     self.steps = .copy(of: steps)
-    self.codes = .copy(of: builder.codes)
-    self.nodes = .copy(of: builder.nodes)
+    self.codes = UnsafeMutableBufferPointer.copy(of: builder.codes)
+    self.nodes = UnsafeMutableBufferPointer.copy(of: builder.nodes)
   }
 
   deinit {

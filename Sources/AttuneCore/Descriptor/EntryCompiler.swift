@@ -34,7 +34,7 @@ struct EntryCompiler {
     let (kernels, dropped) = try KernelCompiler(scope: scope, tensors: tensors).compile(spec.kernels)
     return Entry(
       descriptor: spec, symbols: symbols, tensors: tensors, lets: lets, rules: rules, buckets: buckets, flops: flops,
-      bytes: bytes, kernels: kernels, dropped: dropped)
+      bytes: bytes, kernels: kernels, droppedKernels: dropped)
   }
 
   private func optional(_ field: String, _ text: String?, _ scope: Scope) throws(Refusal) -> Expression? {

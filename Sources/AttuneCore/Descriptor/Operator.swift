@@ -28,13 +28,13 @@ package final class Entry: Sendable {
   package let flops: Expression, bytes: Expression?
   package let kernels: [Kernel]
   /// Kernels of the descriptor that cannot be used at all, in its order, so that a reader learns why they are missing.
-  package let dropped: [DroppedKernel]
+  package let droppedKernels: [DroppedKernel]
   package var name: String { descriptor.name }
 
   package init(
     descriptor: Descriptor.Entry, symbols: [String], tensors: [TensorModel], lets: [Let], rules: [Expression],
     buckets: [(symbol: Int, rule: BucketRule)], flops: Expression, bytes: Expression?, kernels: [Kernel],
-    dropped: [DroppedKernel] = []
+    droppedKernels: [DroppedKernel] = []
   ) {
     self.descriptor = descriptor
     self.symbols = symbols
@@ -46,7 +46,7 @@ package final class Entry: Sendable {
     self.flops = flops
     self.bytes = bytes
     self.kernels = kernels
-    self.dropped = dropped
+    self.droppedKernels = droppedKernels
   }
 
   package func tensorIndex(_ name: String) -> Int? { tensors.firstIndex { $0.spec.name == name } }

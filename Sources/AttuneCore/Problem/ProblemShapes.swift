@@ -18,7 +18,7 @@ package struct ProblemShapes: Sendable {
   /// The same problem bound forwards: symbols, cost, and an environment for generators.
   package let bound: BoundProblem
 
-  /// Sizes of the q, k and v that the project ships as real data; a demo preset without `shape` means these.
+  /// Sizes of the q, k and v that the project ships as real data; a preset without `shape` means these.
   package static let demoTensors = ["q", "k", "v"], demoShape: [Int64] = [1, 12, 512, 32]
 
   /// - params: as a problem gives them; defaults for the rest.
@@ -65,7 +65,7 @@ package struct ProblemShapes: Sendable {
       throw Refusal(.notFound, "", "\(op.id) has no entry \(preset.entry)")
     }
     var given: [Int: [Int64]] = [:]
-    if preset.isDemo, preset.shape.isEmpty {
+    if preset.shape.isEmpty {
       for name in ProblemShapes.demoTensors {
         if let t = entry.tensorIndex(name) { given[t] = ProblemShapes.demoShape }
       }

@@ -22,19 +22,19 @@ struct Attune: ParsableCommand {
       try command.run()
     } catch let failure as Failure {
       warn(failure.message)
-      exit(failure.code)
+      Glibc.exit(failure.code)
     } catch let error as LibraryError {
       warn("\(error.name): \(error.message)")
-      exit(2)
+      Glibc.exit(2)
     } catch let code as ExitCode {
-      exit(code.rawValue)
+      Glibc.exit(code.rawValue)
     } catch {
       guard exitCode(for: error) != .success else {
         say(fullMessage(for: error))
-        exit(0)
+        Glibc.exit(0)
       }
       warn(message(for: error).split(separator: "\n").joined(separator: " ") + " (see attune --help)")
-      exit(2)
+      Glibc.exit(2)
     }
   }
 }

@@ -14,9 +14,11 @@ struct List: ParsableCommand {
     } else {
       say(why ? kernels(registry).text : summary(registry).text)
     }
-    let refused = registry.plugins.filter { $0.status != "loaded" }
+    let refused = registry.plugins.filter { plugin in
+      plugin.status != "loaded" || plugin.operators?.contains { $0.status != "active" } == true
+    }
     guard !refused.isEmpty else { return }
-    guard why else { return say("\n\(refused.count) plugin file(s) not in use; --why tells the reasons") }
+    guard why else { return say("\n\(refused.count) plugin file(s) not fully in use; --why tells the reasons") }
     say("")
     say(List.table(refused).text)
   }
@@ -52,8 +54,11 @@ struct List: ParsableCommand {
   static func table(_ plugins: [Description.Registry.Plugin]) -> Table {
     var table = Table("PLUGIN FILE", "STATUS", "WHY")
     for plugin in plugins {
-      let why = [plugin.code, plugin.reason].compactMap { $0 }.joined(separator: ": ")
-      table.add(plugin.path, plugin.status, why)
+      table.add(plugin.path, plugin.status, plugin.why)
+      for op in plugin.operators ?? [] where op.status != "active" {
+        table.add("  operator \(op.id)", op.status, op.reason ?? "")
+      }
+      for warning in plugin.warnings ?? [] { table.add("", "warning", warning) }
     }
     return table
   }

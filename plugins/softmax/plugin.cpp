@@ -1,4 +1,6 @@
 // Dense softmax attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
+#include "_kit/isa.h"
+#include "softmax/fused.h"
 #include "softmax/reference.h"
 #include "softmax/tables.h"
 
@@ -15,10 +17,44 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   return k;
 }
 
+constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256}, kKeyRowValues[] = {64, 128, 256};
+constexpr attune_knob kFusedKnobs[] = {
+    Knob("bq", kQueryRowValues, 2, "query rows (queries times heads of a group) per task"),
+    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+};
+
+constexpr attune_kernel Fused(const char* tasks, double efficiency) {
+  attune_kernel k =
+      Kernel("", ATTUNE_INVARIANT, nullptr, "one pass over tiles of keys, register-tile products, online softmax");
+  k.knobs = Span(kFusedKnobs);
+  k.knob_when = "k.bq<=32||k.bq<2*Hq/Hkv*Nq";
+  k.tasks = tasks;
+  k.workspace = "4*$workers*(k.bq*(32*cdiv(D,32)+32*cdiv(Dv,32)+k.bk+48)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))";
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr char kForwardTasks[] = "(p.layout==bhnd)*B*Hkv*cdiv(Hq/Hkv*Nq,k.bq)+(p.layout!=bhnd)*Hkv*(Hq/Hkv*Tq/k.bq+B)";
+// At least one per kv head, which writes the cache.
+constexpr char kStepTasks[] = "B*Hkv*max(1,cdiv(Hq/Hkv*Nq,k.bq))";
+
 constexpr attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, 0.8)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, 0.4)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, 0.8)),
+#endif
     Reference(ReferenceForward, "8*$workers*(max(Nk,dim(k,0))+Dv)"),
 };
 constexpr attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, 0.8)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, 0.4)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, 0.8)),
+#endif
     Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),
 };
 constexpr attune_kernel kMergeKernels[] = {

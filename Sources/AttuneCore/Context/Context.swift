@@ -5,7 +5,7 @@ import Synchronization
 /// Registry, threads and remembered plans: what an `attune_context` stands for. Safe from any thread.
 package final class Context: @unchecked Sendable {
   package let configuration: Configuration
-  package let cpu: CPUFeatures
+  package var cpu: CPUFeatures { registry.cpu }
   package let registry: Registry
   package let resources: Resources
   let cache = RunCache()
@@ -22,12 +22,12 @@ package final class Context: @unchecked Sendable {
 
   package init(options: UnsafePointer<attune_context_options>?) throws(Refusal) {
     configuration = try Configuration(options: options)
-    cpu = CPUFeatures(cap: configuration.maxISA)
     callerParallelFor = options?.pointee.parallel_for
     callerUser = options?.pointee.user
-    resources = Resources(arch: cpu.arch, isa: cpu.isa, workers: max(configuration.workers, 1))
     pool = Mutex(PoolHandle())
-    registry = try Registry(configuration: configuration, cpu: cpu)
+    registry = Registry(configuration)
+    resources = Resources(
+      arch: registry.cpu.arch, isa: registry.cpu.isa, workers: max(configuration.workers, 1))
   }
 
   deinit { pool.withLock { crt_pool_release($0.pool) } }

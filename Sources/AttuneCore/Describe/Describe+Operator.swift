@@ -10,7 +10,7 @@ extension Describe {
       (
         "plugin",
         .object([
-          ("id", .string(r.plugin.id)), ("version", .string("\(r.plugin.version)")), ("path", .string(r.plugin.path)),
+          ("id", .string(r.plugin.id)), ("version", .string("\(r.plugin.version)")), ("path", .string(r.plugin.image.file.path)),
         ])
       ),
       ("params", .array(d.params.map(param))),

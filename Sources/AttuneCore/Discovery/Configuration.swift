@@ -24,10 +24,16 @@ package struct Configuration: Sendable {
   package var dataDirectory: String?  // the user's, for plugins
   package var isChecked = false
   package var isSecure = false
+  /// The variables that were set and read, for `describe`.
+  package var environment: [(name: String, value: String)] = []
   package var log = Log.standardError(threshold: .warning)
 
   package static let maxWorkers: UInt32 = 1024
   private static let textLimit = 1 << 16
+  private static let variableNames = [
+    "ATTUNE_PLUGIN_PATH", "ATTUNE_DISABLE", "ATTUNE_TUNE", "ATTUNE_TUNE_BUDGET_MS", "ATTUNE_WISDOM", "ATTUNE_CACHE_DIR",
+    "ATTUNE_RECORD_SHAPES", "ATTUNE_MAX_ISA", "ATTUNE_THREADS", "ATTUNE_LOG", "ATTUNE_CHECK", "ATTUNE_OPENBLAS_CORETYPE",
+  ]
 
   /// `options` NULL: environment and defaults. Bad values of the environment cost one log line each; bad options are refused.
   /// E_INVALID, E_UNSUPPORTED.
@@ -47,6 +53,7 @@ package struct Configuration: Sendable {
       if let options { try CallerMemory.view(options, "options").pointee } else { attune_context_options() }
     var complaints: [String] = []
     let variables = Variables(get: isSecure ? { _ in nil } : environment)
+    self.environment = Configuration.variableNames.compactMap { name in variables.text(name).map { (name, $0) } }
     read(variables, complaints: &complaints)
     try read(given)
     log = Configuration.makeLog(given, level: variables.get("ATTUNE_LOG"), complaints: &complaints)

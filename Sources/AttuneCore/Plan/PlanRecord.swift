@@ -207,9 +207,8 @@ package final class Plan: @unchecked Sendable {
 private struct PlanMemory {
   var blocks: [UnsafeMutableRawPointer] = []
 
-  mutating func array<T: BitwiseCopyable>(_ a: [T]) -> UnsafePointer<T> { copy(a) }
-  mutating func array(_ a: [PlanCandidate]) -> UnsafePointer<PlanCandidate> { copy(a) }
-  private mutating func copy<T>(_ a: [T]) -> UnsafePointer<T> {
+  /// Plain types only: nothing inside may count references, because the copies are never deinitialised.
+  mutating func array<T>(_ a: [T]) -> UnsafePointer<T> {
     let p = UnsafeMutablePointer<T>.allocate(capacity: max(a.count, 1))
     for (i, x) in a.enumerated() { (p + i).initialize(to: x) }
     blocks.append(UnsafeMutableRawPointer(p))
@@ -220,6 +219,6 @@ private struct PlanMemory {
   }
   mutating func code(_ e: Expression?) -> PlanCode? {
     guard let e, !e.nodes.isEmpty else { return nil }
-    return PlanCode(nodes: copy(e.nodes), root: Int32(e.nodes.count - 1))
+    return PlanCode(nodes: array(e.nodes), root: Int32(e.nodes.count - 1))
   }
 }

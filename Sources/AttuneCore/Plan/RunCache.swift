@@ -1,6 +1,5 @@
 import CAttune
 import CRuntime
-import Synchronization
 
 /// The remembered plans of `attune_run`, two lookups deep.
 ///
@@ -26,7 +25,7 @@ final class RunCache: @unchecked Sendable {
   private static let limit = 4096
 
   private let structures = PlanTable(), plans = PlanTable()
-  private let writer = Mutex<Void>(())
+  private let writer = RecursiveLock()
   private var kept: [Plan] = []
   private var records: [UnsafeMutablePointer<Structure>] = []
 
@@ -47,13 +46,13 @@ final class RunCache: @unchecked Sendable {
     plans.find(key, length)?.assumingMemoryBound(to: PlanRecord.self)
   }
 
-  var isFull: Bool { writer.withLock { _ in kept.count >= RunCache.limit } }
+  var isFull: Bool { writer.withLock { kept.count >= RunCache.limit } }
 
   /// Makes the structure of a problem that has been bound once.
   func addStructure(
     _ key: UnsafeRawPointer, _ length: Int, problem: BoundProblem, params: [(name: String, value: ParamValue)], exact: Bool
   ) -> UnsafeMutablePointer<Structure> {
-    writer.withLock { _ in
+    writer.withLock {
       if let known = structure(key, length) { return known }
       var sizes: [Size] = []
       for (position, t) in problem.order.enumerated() where !problem.entry.tensors[t].isOutput {
@@ -89,7 +88,7 @@ final class RunCache: @unchecked Sendable {
 
   /// Keeps a plan; if another thread was first, its plan.
   func add(_ key: UnsafeRawPointer, _ length: Int, _ plan: Plan) -> UnsafeMutablePointer<PlanRecord> {
-    writer.withLock { _ in
+    writer.withLock {
       if let known = self.plan(key, length) { return known }
       kept.append(plan)
       plans.insert(key, length, UnsafeMutableRawPointer(plan.record))

@@ -86,7 +86,8 @@ def _numpy_view(name, array, writable):
             raise failure("E_LAYOUT", name, text, (size, stride))
     rank = array.ndim
     shape = (ctypes.c_int64 * max(rank, 1))(*array.shape)
-    strides = (ctypes.c_int64 * max(rank, 1))(*(stride // size for stride in array.strides))
+    # numpy leaves strides of 0 behind when there is no element; NULL reads as compact
+    strides = (ctypes.c_int64 * rank)(*(n // size for n in array.strides)) if array.size else None
     code, bits = _DLPACK[word]
     tensor = _abi.Tensor(
         array.ctypes.data,

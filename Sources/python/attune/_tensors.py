@@ -49,6 +49,11 @@ class View:
     __slots__ = ("tensor", "array", "_owners")
 
     def __init__(self, tensor, array, *owners):
+        # Exporters leave strides of 0 behind where there is no element; none at all reads as compact.
+        rank = min(max(tensor.ndim, 0), _abi.MAX_RANK)
+        if tensor.shape and 0 in tensor.shape[:rank]:
+            tensor = _abi.Tensor.from_buffer_copy(tensor)
+            tensor.strides = None
         self.tensor, self.array, self._owners = tensor, array, owners
 
 
@@ -86,8 +91,7 @@ def _numpy_view(name, array, writable):
             raise failure("E_LAYOUT", name, text, (size, stride))
     rank = array.ndim
     shape = (ctypes.c_int64 * max(rank, 1))(*array.shape)
-    # numpy leaves strides of 0 behind when there is no element; NULL reads as compact
-    strides = (ctypes.c_int64 * rank)(*(n // size for n in array.strides)) if array.size else None
+    strides = (ctypes.c_int64 * max(rank, 1))(*(stride // size for stride in array.strides))
     code, bits = _DLPACK[word]
     tensor = _abi.Tensor(
         array.ctypes.data,

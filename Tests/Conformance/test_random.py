@@ -194,7 +194,7 @@ def test_hidden_keys_are_not_read(op, entry, kernel, way, params, tensors):
     ran, reason = 0, "nothing was drawn"
     for seed, n in enumerate((2, 17, 64, 65, 130) * ROUNDS):
         rng = np.random.default_rng([seed, 11])
-        sizes = {"Nq": n, "Nk": n, "B": 2}
+        sizes = {"B": 2, "Nq": n, "Nk": n, "Nn": n, "Np": 0}
         try:
             problem = problems.draw(
                 PREPARED[op],

@@ -5,6 +5,7 @@ package enum DType: Int32, CaseIterable, Sendable {
   case f32 = 0, bf16, f16, f64, i32, i64, u8, bool, i8
 
   package var name: String { String(describing: self) }
+  @inline(__always)
   package var size: Int {
     switch self {
     case .f64, .i64: 8
@@ -19,6 +20,7 @@ package enum DType: Int32, CaseIterable, Sendable {
     self = found
   }
   /// The element type of a DLPack dtype, nil when Attune has none for it.
+  @inline(__always)
   package init?(_ d: attune_dtype) {
     guard d.lanes == 1 else { return nil }
     switch (d.code, d.bits) {

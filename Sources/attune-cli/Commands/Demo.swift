@@ -181,8 +181,3 @@ struct Demo: ParsableCommand {
     ]
   }
 }
-
-/// The vector width behind a kernel's required ISA bits, for a narrow column.
-func isaLevel(_ bits: [String]) -> String {
-  ["avx512", "avx2", "avx", "sse4", "sve", "neon"].first { level in bits.contains { $0.hasPrefix(level) } } ?? "any"
-}

@@ -42,9 +42,8 @@ struct List: ParsableCommand {
       if let reason = op.reason, op.usable == false { table.add(op.id, "", "", "", "no: \(reason)") }
       for entry in op.entries {
         for kernel in entry.kernels {
-          let isa = kernel.isa.map { $0.isEmpty ? "any" : $0.joined(separator: "+") } ?? "any"
-          table.add(
-            op.id, entry.name, kernel.name, isa, kernel.usable ? "yes" : "no: \(kernel.reason ?? "no reason given")")
+          let usable = kernel.usable ? "yes" : "no: \(kernel.reason ?? "no reason given")"
+          table.add(op.id, entry.name, kernel.name, isaLevel(kernel.isa ?? []), usable)
         }
       }
     }

@@ -123,7 +123,12 @@ extension ShapeSolver {
 
   /// False when the choice contradicts itself: `needed` and `allowed` may look at other tensors.
   private func drawPresence(_ numbers: inout SeededNumbers) -> Bool {
-    for t in tables.tensors.indices where tables.tensors[t].isOptional && numbers.chance(0.25) { add(tensor: t) }
+    // One in four, and often as the tensor before: those that only come together are neighbours in practice.
+    var isWanted = false
+    for t in tables.tensors.indices where tables.tensors[t].isOptional {
+      if numbers.chance(0.5) { isWanted = numbers.chance(0.25) }
+      if isWanted { add(tensor: t) }
+    }
     for t in tables.tensors.indices {
       guard let needed = holds(tables.tensors[t].needed), let allowed = holds(tables.tensors[t].allowed) else { return false }
       if needed, !isPresent(t) { add(tensor: t) }

@@ -17,6 +17,7 @@ package enum DType: Int32, CaseIterable, Sendable {
     case .i8: "i8"
     }
   }
+  @inline(__always)
   package var size: Int {
     switch self {
     case .f64, .i64: 8
@@ -31,6 +32,7 @@ package enum DType: Int32, CaseIterable, Sendable {
     self = found
   }
   /// The element type of a DLPack dtype, nil when Attune has none for it.
+  @inline(__always)
   package init?(_ d: attune_dtype) {
     guard d.lanes == 1 else { return nil }
     switch (d.code, d.bits) {

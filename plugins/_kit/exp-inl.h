@@ -1,0 +1,113 @@
+// exp, exp2, tanh and the logistic function on vectors of f32. Valid for every input including infinities.
+#if defined(ATTUNE_KIT_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTUNE_KIT_EXP_INL_H_
+#undef ATTUNE_KIT_EXP_INL_H_
+#else
+#define ATTUNE_KIT_EXP_INL_H_
+#endif
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace attune_kit {
+namespace HWY_NAMESPACE {
+#if ATTUNE_ISA
+namespace hn = hwy::HWY_NAMESPACE;
+
+// p * 2^n for integer-valued n, p near 1, where the result is normal: n is added to the exponent of p.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ScaleByPowerOf2(D d, V p, V n) {
+  const hn::RebindToSigned<D> di;
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::ConvertTo(di, n))));
+}
+
+// 2^x. Error at most 2.5 ulp where the result is normal; results below 2^-126 are 0, so 2^-inf is exactly 0. 2^128 and
+// above: inf.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp2(D d, V x) {
+#if HWY_TARGET == HWY_AVX3
+  // scalef handles every exponent: 2^-inf = 0 although the polynomial is NaN there.
+  const V n = V{_mm512_roundscale_ps(x.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+#else
+  const V least = hn::Set(d, -126.0f);
+  const auto normal = hn::Ge(x, least);
+  const V clamped = hn::Min(hn::Max(x, least), hn::Set(d, 127.99999f));
+  const V n = hn::Round(clamped);
+#endif
+#if HWY_TARGET == HWY_AVX3
+  const V r = hn::Sub(x, n);
+#else
+  const V r = hn::Sub(clamped, n);
+#endif
+  V p = hn::Set(d, 0x1.5bba14p-10f);
+  p = hn::MulAdd(p, r, hn::Set(d, 0x1.3cea88p-7f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0x1.c6b752p-5f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0x1.ebf9bcp-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0x1.62e42ap-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+#if HWY_TARGET == HWY_AVX3
+  return V{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  const V y = hn::IfThenElseZero(normal, ScaleByPowerOf2(d, p, n));
+  return hn::IfThenElse(hn::Lt(x, hn::Set(d, 128.0f)), y, hn::Add(x, hn::Set(d, __builtin_inff())));  // inf or NaN
+#endif
+}
+
+// e^x, error at most 2 ulp where the result is normal; results below the smallest normal number are 0, e^-inf is
+// exactly 0.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Exp(D d, V x) {
+  const V log2e = hn::Set(d, 1.44269504088896341f);
+#if HWY_TARGET == HWY_AVX3
+  // Below -105 the result is 0, and n * ln 2 would no longer cancel x. The operands in this order let a NaN through.
+  const V clamped = V{_mm512_max_ps(_mm512_set1_ps(-105.0f), x.raw)};
+  const V n = V{_mm512_roundscale_ps(hn::Mul(clamped, log2e).raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+#else
+  const V least = hn::Set(d, -87.336544f), most = hn::Set(d, 88.722839f);  // 2^-126, the largest f32
+  const auto normal = hn::Ge(x, least);
+  const V clamped = hn::Min(hn::Max(x, least), most);
+  const V n = hn::Round(hn::Mul(clamped, log2e));
+#endif
+  // ln 2 in two parts, the first with trailing zeros, so that n * ln 2 is exact enough.
+  V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), clamped);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  V p = hn::Set(d, 1.3814613e-3f);
+  p = hn::MulAdd(p, r, hn::Set(d, 8.36871e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.166839e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.16666521f));
+  p = hn::MulAdd(p, r, hn::Set(d, 0.49999994f));
+  p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
+#if HWY_TARGET == HWY_AVX3
+  return V{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  const V y = hn::IfThenElseZero(normal, ScaleByPowerOf2(d, p, n));
+  return hn::IfThenElse(hn::Le(x, most), y, hn::Add(x, hn::Set(d, __builtin_inff())));  // inf or NaN
+#endif
+}
+
+// tanh(x), error at most 4 ulp, so that it is linear near 0.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Tanh(D d, V x) {
+  const V one = hn::Set(d, 1.0f), a = hn::Abs(x), t2 = hn::Mul(x, x);
+  V p = hn::Set(d, -0.0058951583f);
+  p = hn::MulAdd(p, t2, hn::Set(d, 0.020795971f));
+  p = hn::MulAdd(p, t2, hn::Set(d, -0.05378383f));
+  p = hn::MulAdd(p, t2, hn::Set(d, 0.13331924f));
+  p = hn::MulAdd(p, t2, hn::Set(d, -0.333333f));
+  const V small = hn::MulAdd(hn::Mul(p, t2), x, x);
+  const V e = Exp(d, hn::Mul(a, hn::Set(d, -2.0f)));  // of a number <= 0: cannot overflow
+  const V large = hn::CopySign(hn::Div(hn::Sub(one, e), hn::Add(one, e)), x);
+  return hn::IfThenElse(hn::Lt(a, hn::Set(d, 0.6f)), small, large);
+}
+
+// 1 / (1 + e^-x); exactly 0 at -inf.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Logistic(D d, V x) {
+  const V one = hn::Set(d, 1.0f), e = Exp(d, hn::Neg(hn::Abs(x)));
+  return hn::Div(hn::IfThenElse(hn::Ge(x, hn::Zero(d)), one, e), hn::Add(one, e));
+}
+
+#endif  // ATTUNE_ISA
+}  // namespace HWY_NAMESPACE
+}  // namespace attune_kit
+HWY_AFTER_NAMESPACE();
+#endif  // toggled include guard

@@ -1,0 +1,25 @@
+// The tiled kernel: one pass over the keys per tile of query rows, scores never stored beyond a tile.
+#ifndef ATTUNE_SOFTMAX_FUSED_H_
+#define ATTUNE_SOFTMAX_FUSED_H_
+#include <attune/plugin.h>
+
+namespace softmax {
+
+enum FusedKnob { kQueryRows, kKeyRows };
+constexpr int64_t kMaxQueryRows = 512;
+
+// Task = (sequence, kv head, tile of query rows); a row is (query, head of the group), heads of one query next to each
+// other, so that a group shares its keys. The workspace holds one slice of FusedWorkspaceFloats per worker.
+#define ATTUNE_SOFTMAX_FUSED(isa)                   \
+  namespace isa {                                   \
+  attune_status FusedForward(const attune_exec* x); \
+  attune_status FusedStep(const attune_exec* x);    \
+  }
+ATTUNE_SOFTMAX_FUSED(N_SSE4)
+ATTUNE_SOFTMAX_FUSED(N_AVX2)
+ATTUNE_SOFTMAX_FUSED(N_AVX3)
+ATTUNE_SOFTMAX_FUSED(N_NEON)
+#undef ATTUNE_SOFTMAX_FUSED
+
+}  // namespace softmax
+#endif  // ATTUNE_SOFTMAX_FUSED_H_

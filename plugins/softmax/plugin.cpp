@@ -1,0 +1,128 @@
+// Dense softmax attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
+#include "_kit/isa.h"
+#include "softmax/fused.h"
+#include "softmax/merge.h"
+#include "softmax/native_rows.h"
+#include "softmax/reference.h"
+#include "softmax/tables.h"
+
+namespace softmax {
+namespace {
+
+using namespace tables;
+
+constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
+  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
+  k.tasks = "B*Hq";
+  k.workspace = workspace;
+  k.efficiency = 0.003;
+  return k;
+}
+
+constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256}, kKeyRowValues[] = {64, 128, 256};
+constexpr attune_knob kFusedKnobs[] = {
+    Knob("bq", kQueryRowValues, 2, "query rows (queries times heads of a group) per task"),
+    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+};
+
+constexpr attune_kernel Fused(const char* tasks, double efficiency) {
+  attune_kernel k =
+      Kernel("", ATTUNE_INVARIANT, nullptr, "one pass over tiles of keys, register-tile products, online softmax");
+  k.knobs = Span(kFusedKnobs);
+  k.knob_when = "k.bq<=32||k.bq<2*Hq/Hkv*Nq";
+  k.tasks = tasks;
+  k.workspace = "4*$workers*(k.bq*(32*cdiv(D,32)+32*cdiv(Dv,32)+k.bk+48)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))";
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr char kForwardTasks[] = "(p.layout==bhnd)*B*Hkv*cdiv(Hq/Hkv*Nq,k.bq)+(p.layout!=bhnd)*Hkv*(Hq/Hkv*Tq/k.bq+B)";
+// At least one per kv head, which writes the cache.
+constexpr char kStepTasks[] = "B*Hkv*max(1,cdiv(Hq/Hkv*Nq,k.bq))";
+
+constexpr attune_arg kNativeRowsArgs[] = ATTUNE_ARGS(ATTUNE_SOFTMAX_NATIVE_ROWS);
+ATTUNE_CHECK_NATIVE(NativeRows, ATTUNE_SOFTMAX_NATIVE_ROWS)
+
+constexpr attune_kernel NativeKernel(attune_native_fn native) {
+  attune_kernel k = Kernel("native_rows", ATTUNE_INVARIANT, nullptr, "plain C++ function, one query at a time");
+  k.native = native;
+  k.args = Span(kNativeRowsArgs);
+  k.when = kNativeRowsWhen;
+  k.tasks = "B*Hq";
+  k.efficiency = 0.02;
+  return k;
+}
+
+constexpr attune_kernel Merge() {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "one pass over the parts of a row");
+  k.tasks = "B*Hq";
+  k.workspace = "64*$workers*cdiv(Dv,16)";
+  k.efficiency = 0.1;
+  return k;
+}
+
+// Not constexpr only because of the cast; constant data all the same.
+const attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, 0.8)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, 0.4)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, 0.8)),
+#endif
+    NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
+    Reference(ReferenceForward, "8*$workers*(max(Nk,dim(k,0))+Dv)"),
+};
+constexpr attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, 0.8)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, 0.4)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, 0.8)),
+#endif
+    Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),
+};
+constexpr attune_kernel kMergeKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::MergeRows, Merge()),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::MergeRows, Merge()),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::MergeRows, Merge()),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::MergeRows, Merge()),
+#endif
+    Reference(ReferenceMerge, nullptr),
+};
+
+constexpr attune_entry kEntries[] = {
+    Entry(ATTUNE_FORWARD, "forward", "B,Hq,Hkv,Nq,Nk,D,Dv,Tq,Tk,num_pages,page_size,max_pages",
+          "Tq=?B*Nq; Nq=?cdiv(Tq,max(B,1)); Tk=?B*Nk; page_size=?16; max_pages=?cdiv(Nk,page_size); "
+          "num_pages=?B*max_pages; "
+          "Nk=?cdiv(Tk,max(B,1)); Nk=?max_pages*page_size; Dv=?2*max(dim(v,3),dim(v_pages,3))",
+          "B:pow2; Nq:half2; Nk:half2; Tq:half2; Tk:half2; num_pages:half2; max_pages:half2",
+          "2*B*Hq*Nq*Nk*(D+Dv)/(1+p.causal)", Span(kForwardTensors), Span(kForwardRules), Span(kForwardKernels),
+          CheckForward, "o = softmax(scale q k^T + bias, masked) v"),
+    Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,Np,Nn", "Np=?0; Nn=?Nk-Np; Nk=Np+Nn",
+          "B:pow2; Nq:half2; Nk:half2; Np:half2; Nn:half2", "2*B*Hq*Nq*Nk*(D+Dv)/(1+p.causal)", Span(kStepTensors),
+          Span(kStepRules), Span(kStepKernels), CheckStep, "attends over cache and new tokens, and appends them"),
+    Entry(ATTUNE_SPECIAL, "merge", "P,B,Hq,Nq,Dv", "", "P:pow2; B:pow2; Nq:half2", "3*P*B*Hq*Nq*Dv",
+          Span(kMergeTensors), Span(kMergeRules), Span(kMergeKernels), nullptr,
+          "log-sum-exp merge of partial results; parameters are ignored"),
+};
+
+constexpr attune_op kOps[] = {
+    Op(ATTUNE_FOLDER, {1, 0, 0, 0}, "Dense softmax attention",
+       "o = softmax(scale q k^T + bias) v with every mask, window, cache and packing form in use; also un-normalised "
+       "sigmoid attention.",
+       "arXiv:2205.14135, 2307.08691, 2108.12409, 2409.04431", Span(kParams), Span(kEntries), Span(kPresets),
+       Span(kTolerances)),
+};
+constexpr attune_plugin kPlugin = Plugin("org.attune." ATTUNE_FOLDER, {1, 0, 0, 0}, Span(kOps));
+
+}  // namespace
+}  // namespace softmax
+
+ATTUNE_NOTE("org.attune." ATTUNE_FOLDER, "1.0.0");
+
+extern "C" attune_status attune_plugin_entry_v1(attune_negotiation* n) {
+  return attune_negotiate(n, &softmax::kPlugin);
+}

@@ -28,7 +28,8 @@ def difference(got, want, rtol, atol):
         return None
     if not np.isfinite(got[finite]).all():
         return f"{(~np.isfinite(got[finite])).sum()} elements are not finite"
-    error = np.abs(got - want)
+    with np.errstate(invalid="ignore"):  # where both are infinite
+        error = np.abs(got - want)
     limit = atol * np.abs(want[finite]).max() + rtol * np.abs(want)
     ratio = np.where(finite, error / np.maximum(limit, 1e-300), 0.0)
     worst = np.unravel_index(np.argmax(ratio), ratio.shape)

@@ -94,7 +94,7 @@ def _attempt(op, e, rng, storage_word, plain, fixed, sizes, extra):
                     env.sym[s] = model.value(x, env)
                 except model.Unbound:
                     pass
-    word = _words(e, rng, storage_word)
+    word = _words(e, rng, storage_word, plain)
     present = _present(e, rng, env, word, plain, extra)
     outputs = []
     for name in present:
@@ -130,13 +130,13 @@ def _value(p, rng):
     return (int if p["kind"] == "i64" else float)(rng.choice(pool))
 
 
-def _words(e, rng, storage_word):
+def _words(e, rng, storage_word, plain):
     """Element type of every tensor: dtype_var 1 as asked, other vars as that or any."""
     var, word = {1: storage_word}, {}
     for name, t in e["_tensors"].items():
         n = t["dtype_var"]
         if n not in var and n:
-            same = storage_word in t["dtypes"] and rng.random() < 0.7
+            same = storage_word in t["dtypes"] and (plain or rng.random() < 0.7)
             var[n] = storage_word if same else str(rng.choice(t["dtypes"]))
         if n == 0:
             word[name] = str(rng.choice(t["dtypes"]))

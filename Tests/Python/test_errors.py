@@ -74,7 +74,7 @@ REFUSED = {
         change(out={"o": strided(zeros(1, 4, 9, 16), (2304, 576, 0, 4))}),
         "E_LAYOUT",
         "o",
-        ["0"],
+        ["overlap"],
     ),
     "read-only output": (
         change(out={"o": np.broadcast_to(F32(0), (1, 4, 9, 16))}),

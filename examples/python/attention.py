@@ -1,6 +1,6 @@
 """Runs softmax attention on tensors of a real model and compares with what the model computed.
 
-    PYTHONPATH=build/python python3 examples/python/attention.py
+PYTHONPATH=build/python python3 examples/python/attention.py
 """
 
 import pathlib
@@ -15,7 +15,9 @@ DATA = pathlib.Path(__file__).resolve().parent.parent / "data"
 def main():
     with attune.Context(tune="off") as ctx:
         for layer in (0, 5):
-            q, k, v, out = (np.load(DATA / f"layer{layer}_{name}.npy") for name in ("q", "k", "v", "out"))
+            q, k, v, out = (
+                np.load(DATA / f"layer{layer}_{name}.npy") for name in ("q", "k", "v", "out")
+            )
 
             result = ctx.run("softmax", q=q, k=k, v=v, outputs=("o", "lse"))
             error = np.abs(result["o"] - out).max() / np.abs(out).max()
@@ -30,7 +32,7 @@ def main():
         try:
             ctx.run("softmax", q=q, k=k[:, :, :100], v=v)
         except attune.Error as error:
-            print(f"  refused with {error.code}, argument {error.argument}")
+            print(f"refused with {error.code}, argument {error.argument}")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace hn = hwy::HWY_NAMESPACE;
 
-// p * 2^n for integer-valued n in [-126, 127]; `valid` lanes only, 0 elsewhere. p is near 1.
+// p * 2^n for integer-valued n, p near 1, where the result is normal: n is added to the exponent of p.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ScaleByPowerOf2(D d, V p, V n) {
   const hn::RebindToSigned<D> di;
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::ConvertTo(di, n))));
 }
 
-// 2^x. Error at most 2 ulp where the result is normal; results below 2^-126 are 0, so 2^-inf is exactly 0. 2^128 and
+// 2^x. Error at most 2.5 ulp where the result is normal; results below 2^-126 are 0, so 2^-inf is exactly 0. 2^128 and
 // above: inf.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp2(D d, V x) {
@@ -30,7 +30,7 @@ HWY_INLINE V Exp2(D d, V x) {
 #else
   const V least = hn::Set(d, -126.0f);
   const auto normal = hn::Ge(x, least);
-  const V clamped = hn::Min(hn::Max(x, least), hn::Set(d, 127.49999f));
+  const V clamped = hn::Min(hn::Max(x, least), hn::Set(d, 127.99999f));
   const V n = hn::Round(clamped);
 #endif
 #if HWY_TARGET == HWY_AVX3
@@ -48,7 +48,7 @@ HWY_INLINE V Exp2(D d, V x) {
   return V{_mm512_scalef_ps(p.raw, n.raw)};
 #else
   const V y = hn::IfThenElseZero(normal, ScaleByPowerOf2(d, p, n));
-  return hn::IfThenElse(hn::Ge(x, hn::Set(d, 128.0f)), hn::Set(d, __builtin_inff()), y);
+  return hn::IfThenElse(hn::Lt(x, hn::Set(d, 128.0f)), y, hn::Add(x, hn::Set(d, __builtin_inff())));  // inf or NaN
 #endif
 }
 
@@ -58,10 +58,11 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
   const V log2e = hn::Set(d, 1.44269504088896341f);
 #if HWY_TARGET == HWY_AVX3
-  const V clamped = x;
-  const V n = V{_mm512_roundscale_ps(hn::Mul(x, log2e).raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  // Below -105 the result is 0, and n * ln 2 would no longer cancel x. The operands in this order let a NaN through.
+  const V clamped = V{_mm512_max_ps(_mm512_set1_ps(-105.0f), x.raw)};
+  const V n = V{_mm512_roundscale_ps(hn::Mul(clamped, log2e).raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 #else
-  const V least = hn::Set(d, -87.336544f), most = hn::Set(d, 88.3762589f);  // 2^-126 and 2^127.5
+  const V least = hn::Set(d, -87.336544f), most = hn::Set(d, 88.722839f);  // 2^-126, the largest f32
   const auto normal = hn::Ge(x, least);
   const V clamped = hn::Min(hn::Max(x, least), most);
   const V n = hn::Round(hn::Mul(clamped, log2e));
@@ -79,7 +80,7 @@ HWY_INLINE V Exp(D d, V x) {
   return V{_mm512_scalef_ps(p.raw, n.raw)};
 #else
   const V y = hn::IfThenElseZero(normal, ScaleByPowerOf2(d, p, n));
-  return hn::IfThenElse(hn::Gt(x, most), hn::Set(d, __builtin_inff()), y);
+  return hn::IfThenElse(hn::Le(x, most), y, hn::Add(x, hn::Set(d, __builtin_inff())));  // inf or NaN
 #endif
 }
 

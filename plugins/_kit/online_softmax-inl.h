@@ -56,8 +56,14 @@ HWY_INLINE float OnlineSoftmax(float* HWY_RESTRICT s, size_t begin, size_t end, 
   const float tile_max = hn::GetLane(hn::MaxOfLanes(d, hn::Max(top, top2)));
 
   const float old = *m, now = tile_max > old ? tile_max : old;
-  if (now == -INFINITY) {  // never exp(-inf - -inf)
-    for (j = w.first; j < w.last; j += kLanes) hn::StoreU(hn::Zero(d), d, s + j);
+  if (now == -INFINITY) {  // never exp(-inf - -inf); a NaN, which comparisons lose, stays one
+    V nan = hn::LoadU(d, sum);
+    for (j = w.first; j < w.last; j += kLanes) {
+      const V x = hn::LoadU(d, s + j), weight = hn::IfThenZeroElse(hn::Eq(x, hn::Set(d, -INFINITY)), x);
+      hn::StoreU(weight, d, s + j);
+      nan = hn::Add(nan, weight);
+    }
+    hn::StoreU(nan, d, sum);
     return 1;
   }
   const V shift = hn::Set(d, now);

@@ -212,18 +212,21 @@ class Attention {
       }
     }
     float* row = w_.o + r * w_.ld_o;
-    // No visible key, or all of them masked: the row is 0 whatever lies in the accumulator.
-    const bool empty = w_.visible[r].end <= w_.visible[r].begin || (!c_.sigmoid && w_.m[r] == -INFINITY);
-    if (empty) memset(row, 0, sizeof(float) * w_.ld_o);
+    // No visible key, or all of them masked: the row is 0 whatever lies in the accumulator. A total of NaN is no empty
+    // row.
+    if (w_.visible[r].end <= w_.visible[r].begin || total == 0) {
+      memset(row, 0, sizeof(float) * w_.ld_o);
+      factor = 0;
+    }
     const int64_t at = c_.QueryAt(c_.o, s_, Head(r), Query(r));
     const int64_t size = c_.o.view.DType() == ATTUNE_F32 ? 4 : 2;
     kit::WithFloatType(c_.o.view.DType(), static_cast<char*>(c_.o.view.Data()) + at * size, [&](const auto* p) {
       using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-      kit::Narrow(row, c_.Dv, total > 0 ? float(factor / total) : 0.0f, const_cast<T*>(p));
+      kit::Narrow(row, c_.Dv, factor == 0 ? 0.0f : float(factor / total), const_cast<T*>(p));
     });
     if (c_.lse.view) {
       float* lse = static_cast<float*>(c_.lse.view.Data()) + c_.QueryAt(c_.lse, s_, Head(r), Query(r));
-      *lse = total > 0 ? float(m + log(total)) : -INFINITY;
+      *lse = total == 0 ? -INFINITY : float(m + log(total));
     }
   }
 

@@ -84,11 +84,11 @@ void Row(const Problem& c, const Sequence& s, int64_t h, int64_t i, double* scor
 
   const int64_t at = c.QueryAt(c.o, s, h, i);
   for (int64_t e = 0; e < c.Dv; e++) {
-    const double o = c.sigmoid ? out[e] : z > 0 ? out[e] / z : 0;
+    const double o = c.sigmoid ? out[e] : z == 0 ? 0 : out[e] / z;
     attune_kit::StoreScalar(c.o.view.Data(), at + e, c.o.view.DType(), o);
   }
   if (c.lse.view) {
-    attune_kit::StoreScalar(c.lse.view.Data(), c.QueryAt(c.lse, s, h, i), ATTUNE_F32, z > 0 ? m + log(z) : -INFINITY);
+    attune_kit::StoreScalar(c.lse.view.Data(), c.QueryAt(c.lse, s, h, i), ATTUNE_F32, z == 0 ? -INFINITY : m + log(z));
   }
 }
 

@@ -67,6 +67,7 @@ enum CallParameters {
     return true
   }
 
+  @inline(never)
   private static func badParams(_ c: UnsafeMutablePointer<Call>, _ span: attune_span) -> attune_status {
     do {
       for p in try CallerMemory.elements(span, attune_param.self, limit: BindFrame.capacity, "bindings.params") {
@@ -76,6 +77,7 @@ enum CallParameters {
     } catch { return Cold.fill(c, error) }
   }
 
+  @inline(never)
   private static func badParam(_ c: UnsafeMutablePointer<Call>, _ p: UnsafePointer<attune_param>, _ index: Int?) -> attune_status {
     let holder = Cold.plan(c), op = holder.problem.op
     do throws(Refusal) {
@@ -89,6 +91,7 @@ enum CallParameters {
     } catch { return Cold.fill(c, error) }
   }
 
+  @inline(never)
   private static func structural(_ c: UnsafeMutablePointer<Call>, _ index: Int) -> attune_status {
     let p = Cold.plan(c), n = p.problem.op.params[index].name
     return Cold.fill(c, Refusal(.invalid, n, "\(Cold.at(p)): \(n) is structural: it belongs to the plan and cannot change in a call"))

@@ -1,7 +1,7 @@
 import CAttune
 
 /// Refusals of the execute path. Here sentences are made, so here is where it may allocate; every function fills the caller's
-/// record and returns the code.
+/// record and returns the code, and none is inlined there.
 enum Cold {
   static func plan(_ c: UnsafeMutablePointer<Call>) -> Plan { c.pointee.plan.pointee.owner.takeUnretainedValue() }
   static func at(_ p: Plan) -> String { "\(p.problem.op.id) \(p.problem.entry.name)" }
@@ -12,6 +12,7 @@ enum Cold {
     ErrorRecord.fill(c.pointee.error, r)
   }
 
+  @inline(never)
   static func tensor(
     _ c: UnsafeMutablePointer<Call>, _ e: Int, _ fault: TensorFault, _ t: UnsafePointer<attune_tensor>?
   ) -> attune_status {
@@ -19,6 +20,7 @@ enum Cold {
     return fill(c, Layout.refusal(fault, name(p, e), at(p), fault.kind == .misaligned ? nil : t?.pointee))
   }
 
+  @inline(never)
   static func rank(_ c: UnsafeMutablePointer<Call>, _ e: Int, _ t: UnsafePointer<attune_tensor>) -> attune_status {
     let p = plan(c), want = c.pointee.plan.pointee.tensors[e].rank
     return fill(
@@ -28,6 +30,7 @@ enum Cold {
         detail: (Int64(want), Int64(t.pointee.ndim))))
   }
 
+  @inline(never)
   static func type(_ c: UnsafeMutablePointer<Call>, _ e: Int, _ t: UnsafePointer<attune_tensor>) -> attune_status {
     let p = plan(c), want = c.pointee.plan.pointee.tensors[e].dtype
     let got = DType(t.pointee.dtype)
@@ -38,6 +41,7 @@ enum Cold {
         detail: (Int64(want.rawValue), Int64(got?.rawValue ?? -1))))
   }
 
+  @inline(never)
   static func larger(_ c: UnsafeMutablePointer<Call>, _ e: Int, _ d: Int, _ x: Int64) -> attune_status {
     let p = plan(c), want = c.pointee.plan.pointee.tensors[e].shape[d]
     return fill(
@@ -47,17 +51,20 @@ enum Cold {
         detail: (want, x)))
   }
 
+  @inline(never)
   static func overlap(_ c: UnsafeMutablePointer<Call>, _ out: Int, _ other: Int) -> attune_status {
     let p = plan(c)
     return fill(
       c, Refusal(.layout, name(p, out), "\(at(p)): output \(name(p, out)) overlaps \(name(p, other)) in memory, expected none"))
   }
 
+  @inline(never)
   static func binding(_ c: UnsafeMutablePointer<Call>, _ o: BindProgram.Outcome, _ frame: BindFrame) -> attune_status {
     let p = plan(c)
     return fill(c, p.problem.program.refusal(o, frame, p.problem.op))
   }
 
+  @inline(never)
   static func noCandidate(_ c: UnsafeMutablePointer<Call>) -> attune_status {
     let p = plan(c)
     let first = p.choice.order.first.map { p.problem.entry.kernels[$0.kernel].spec.name } ?? "?"
@@ -66,6 +73,7 @@ enum Cold {
       Refusal(.unsupported, "kernel", "\(at(p)): kernel \(first) does not take these sizes or addresses, and no other one does"))
   }
 
+  @inline(never)
   static func workspace(_ c: UnsafeMutablePointer<Call>, _ needed: UInt64) -> attune_status {
     let p = plan(c), have = c.pointee.workspaceBytes
     let want = Int64(clamping: needed) + 63
@@ -75,6 +83,7 @@ enum Cold {
         .workspace, "workspace", "\(at(p)): workspace has \(have) bytes, expected \(want)", detail: (want, Int64(clamping: have))))
   }
 
+  @inline(never)
   static func noMemory(_ c: UnsafeMutablePointer<Call>, _ needed: UInt64) -> attune_status {
     let p = plan(c)
     return fill(
@@ -82,6 +91,7 @@ enum Cold {
   }
 
   /// A kernel failed: its own sentence behind the names of plugin and kernel.
+  @inline(never)
   static func kernel(
     _ c: UnsafeMutablePointer<Call>, _ candidate: UnsafePointer<PlanCandidate>, _ status: attune_status,
     _ record: UnsafeMutablePointer<attune_error>
@@ -99,6 +109,7 @@ enum Cold {
         detail: record.pointee.detail, source: .kernel))
   }
 
+  @inline(never)
   static func check(
     _ c: UnsafeMutablePointer<Call>, _ status: attune_status, _ record: UnsafeMutablePointer<attune_error>
   ) -> attune_status {
@@ -110,6 +121,7 @@ enum Cold {
         "\(at(p)): \(said.isEmpty ? "index data is wrong" : said)", detail: record.pointee.detail, source: .plugin))
   }
 
+  @inline(never)
   static func region(_ c: UnsafeMutablePointer<Call>, _ status: attune_status) -> attune_status {
     let p = plan(c), code = Status(rawValue: status)
     let text =

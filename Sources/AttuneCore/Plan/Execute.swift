@@ -50,6 +50,8 @@ enum Execute {
       let e = Int(plan.pointee.order[i])
       let want = plan.pointee.tensors + e
       guard let t = call.pointee.tensor(i) else { return Cold.tensor(call, e, TensorFault(kind: .null), nil) }
+      f.pointers[e] = UnsafePointer(f.tensors + e)
+      if Layout.matches(t, want, into: f.tensors + e, range: &f.ranges[e]) { continue }
       let fault = Layout.normalize(
         t, isOutput: want.pointee.isOutput, stridedLast: want.pointee.stridedLast, needsData: true, into: f.tensors + e,
         shape: f.shapes + 8 &* e, strides: f.strides + 8 &* e, range: &f.ranges[e])
@@ -63,14 +65,17 @@ enum Execute {
           same = false
         }
       }
-      f.pointers[e] = UnsafePointer(f.tensors + e)
     }
     // 2. outputs lie apart from everything else, but for a state updated in place
     var outputs = plan.pointee.outputs
     while outputs != 0 {
       let o = outputs.trailingZeroBitCount
       outputs &= outputs &- 1
-      for e in 0..<n where e != o && f.pointers[e] != nil && f.ranges[o].meets(f.ranges[e]) {
+      var others = plan.pointee.present & ~(1 << UInt64(o))
+      while others != 0 {
+        let e = others.trailingZeroBitCount
+        others &= others &- 1
+        if !f.ranges[o].meets(f.ranges[e]) { continue }
         if Execute.inPlace(plan.pointee.tensors + o, o, e, f) { continue }
         if Layout.share(f.tensors[o], f.tensors[e]) { return Cold.overlap(call, o, e) }
       }
@@ -93,7 +98,7 @@ enum Execute {
       knobs: plan.pointee.symbols)
     if !same || (plan.pointee.rulesUseLooseParams && hasParams) {
       for e in 0..<n {
-        f.given[e] = f.pointers[e] == nil ? nil : UnsafePointer(f.shapes + 8 &* e)
+        f.given[e] = f.pointers[e] == nil ? nil : UnsafePointer(f.tensors[e].shape)
         f.seen[e] = plan.pointee.ranks[e] < 0 ? nil : f.given[e]
       }
       frame.symbols = f.symbols
@@ -134,8 +139,10 @@ enum Execute {
     else { return false }
     for d in 0..<Int(f.tensors[out].ndim) {
       // The stride of a dim with one entry is nobody's business.
-      let a = 8 &* out &+ d, b = 8 &* other &+ d
-      if f.shapes[a] > 1, f.shapes[b] > 1, f.strides[a] != f.strides[b] { return false }
+      guard let sa = f.tensors[out].shape, let sb = f.tensors[other].shape, let ta = f.tensors[out].strides,
+        let tb = f.tensors[other].strides
+      else { return false }
+      if sa[d] > 1, sb[d] > 1, ta[d] != tb[d] { return false }
     }
     return true
   }

@@ -17,6 +17,40 @@ struct ByteRange {
 }
 
 enum Layout {
+  /// Strides of a compact tensor in their normal form: 0 for a dim with at most one entry, 1 for the last.
+  static func compactStrides(_ shape: [Int64]) -> [Int64] {
+    var strides = [Int64](repeating: 1, count: shape.count), step: Int64 = 1
+    for d in shape.indices.reversed() {
+      strides[d] = d == shape.count - 1 ? 1 : shape[d] <= 1 ? 0 : step
+      step = step &* max(shape[d], 1)
+    }
+    return strides
+  }
+
+  /// The common case of `normalize`: a compact tensor of exactly the plan's shape and type. True when `out` and `range` are
+  /// done; false says nothing, the full judgement follows.
+  @inline(__always)
+  static func matches(
+    _ t: UnsafePointer<attune_tensor>, _ want: UnsafePointer<PlanTensor>, into out: UnsafeMutablePointer<attune_tensor>,
+    range: inout ByteRange
+  ) -> Bool {
+    guard UInt(bitPattern: t) & 7 == 0, t.pointee.ndim == want.pointee.rank, t.pointee.strides == nil,
+      t.pointee.device.device_type == Int32(ATTUNE_DEVICE_CPU), DType(t.pointee.dtype) == want.pointee.dtype,
+      let shape = t.pointee.shape, let data = t.pointee.data
+    else { return false }
+    var difference: Int64 = 0
+    for d in 0..<Int(want.pointee.rank) { difference |= shape[d] ^ want.pointee.shape[d] }
+    let (first, over) = UInt(bitPattern: data).addingReportingOverflow(UInt(t.pointee.byte_offset))
+    let (last, tooLarge) = first.addingReportingOverflow(UInt(bitPattern: Int(want.pointee.bytes)))
+    guard difference == 0, !over, !tooLarge, first & UInt(want.pointee.dtype.size &- 1) == 0 else { return false }
+    range = ByteRange(low: first, high: last)
+    out.pointee = attune_tensor(
+      data: UnsafeMutableRawPointer(bitPattern: first), device: t.pointee.device, ndim: t.pointee.ndim,
+      dtype: t.pointee.dtype, shape: UnsafeMutablePointer(mutating: want.pointee.shape),
+      strides: UnsafeMutablePointer(mutating: want.pointee.strides), byte_offset: 0)
+    return true
+  }
+
   /// Checks one tensor record and writes its normal form: strides always there, offset folded into the pointer. `shape` and
   /// `strides` hold 8 each and back the result, so nothing that another thread may change is looked at twice.
   @inline(__always)

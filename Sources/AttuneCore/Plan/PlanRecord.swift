@@ -35,6 +35,7 @@ struct PlanTensor {
   var rank: Int32, dtype: DType, isOutput: Bool, stridedLast: Bool
   var state: Int32  // STATE_OUT: its STATE, else -1
   var shape: UnsafePointer<Int64>
+  var strides: UnsafePointer<Int64>, bytes: Int64  // of the compact tensor of this shape
 }
 
 struct PlanParam {
@@ -103,11 +104,13 @@ package final class Plan: @unchecked Sendable {
     for (i, model) in entry.tensors.enumerated() {
       let given = problem.isPresent(i)
       if given, model.isOutput { outputs |= 1 << UInt64(i) }
+      let shape = given ? problem.shape(i) : []
       tensors.append(
         PlanTensor(
           rank: given ? problem.storage.givenRanks[i] : -1, dtype: problem.dtype(i), isOutput: model.isOutput,
           stridedLast: model.spec.stridedLast, state: Int32(model.state ?? -1),
-          shape: UnsafePointer(problem.storage.extents + 8 * i)))
+          shape: UnsafePointer(problem.storage.extents + 8 * i), strides: memory.array(Layout.compactStrides(shape)),
+          bytes: Binder.byteCount(shape, problem.storage.dtypes[i]) ?? 0))
     }
     var cifs: [OpaquePointer] = []
     var list: [PlanCandidate] = []

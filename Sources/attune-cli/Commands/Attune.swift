@@ -12,7 +12,7 @@ struct Attune: ParsableCommand {
       --json prints one JSON document on stdout and nothing else.
       """,
     version: libraryVersion(),
-    subcommands: [List.self, Describe.self, Run.self, Verify.self, Doctor.self])
+    subcommands: [List.self, Describe.self, Run.self, Verify.self, Bench.self, Demo.self, Doctor.self])
 
   /// Instead of ArgumentParser's own: its exit code for usage errors is 64, and its message has several lines.
   static func main() {
@@ -22,19 +22,19 @@ struct Attune: ParsableCommand {
       try command.run()
     } catch let failure as Failure {
       warn(failure.message)
-      exit(failure.code)
+      Glibc.exit(failure.code)
     } catch let error as LibraryError {
       warn("\(error.name): \(error.message)")
-      exit(2)
+      Glibc.exit(2)
     } catch let code as ExitCode {
-      exit(code.rawValue)
+      Glibc.exit(code.rawValue)
     } catch {
       guard exitCode(for: error) != .success else {
         say(fullMessage(for: error))
-        exit(0)
+        Glibc.exit(0)
       }
       warn(message(for: error).split(separator: "\n").joined(separator: " ") + " (see attune --help)")
-      exit(2)
+      Glibc.exit(2)
     }
   }
 }

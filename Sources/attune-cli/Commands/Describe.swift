@@ -38,16 +38,18 @@ struct Describe: ParsableCommand {
 
   private func describe(_ entry: Description.Entry) {
     say("\nentry \(entry.name)" + ((entry.doc ?? "").isEmpty ? "" : ": \(entry.doc ?? "")"))
-    var tensors = Table("TENSOR", "ROLE", "TYPES", "GIVEN", "SHAPE AND MEANING")
+    // Shapes are too long for a column: they go below the line of their tensor.
+    var tensors = Table("TENSOR", "ROLE", "TYPES", "GIVEN")
     for t in entry.tensors {
       let given = t.needed.map { $0 == "0" ? "optional" : "if \($0)" } ?? "always"
-      let doc = (t.doc ?? "").isEmpty ? "" : "  -- \(t.doc ?? "")"
-      tensors.add(t.name, t.role, t.dtypes.joined(separator: "|"), given, t.shape + doc)
+      tensors.add(t.name, t.role, t.dtypes.joined(separator: "|"), given)
+      let alternatives = t.shape.split(separator: ";").map { $0.filter { $0 != " " } }
+      tensors.below("  [\(alternatives.joined(separator: "; "))] \(t.doc ?? "")")
     }
     say(tensors.text)
     var kernels = Table("KERNEL", "ISA", "USABLE", "KNOBS AND NOTES")
     for k in entry.kernels ?? [] {
-      let isa = k.isa.map { $0.isEmpty ? "any" : $0.joined(separator: "+") } ?? "any"
+      let isa = isaLevel(k.isa ?? [])
       let knobs = (k.knobs ?? []).map { "\($0.name)=\($0.values.map(String.init).joined(separator: "|"))" }
       let notes = knobs + [k.flags?.joined(separator: " "), k.reason, k.doc].compactMap { $0 }.filter { !$0.isEmpty }
       kernels.add(k.name, isa, k.usable ? "yes" : "no", notes.joined(separator: "; "))

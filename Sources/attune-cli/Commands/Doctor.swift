@@ -32,7 +32,7 @@ struct Doctor: ParsableCommand {
     fact("caches", [("L1d", cpu.l1d), ("L2", cpu.l2), ("L3", cpu.l3)].map { "\($0) \(Doctor.bytes($1))" }.joined(separator: ", "))
     fact("threads", cpu.threads.map(String.init) ?? "unknown")
     if let blas = diagnostics.blas {
-      fact("blas", blas.found ? "\(blas.path ?? "found")\(blas.core.map { ", core \($0)" } ?? "")" : "not found")
+      fact("blas", blas.found ? "found, for core \(blas.core ?? "unknown")" : "not found: \(blas.reason ?? "no reason given")")
     }
     let environment = Doctor.environment(diagnostics)
     fact("environment", environment.isEmpty ? "nothing set" : environment.map { "\($0)=\($1)" }.joined(separator: " "))
@@ -42,7 +42,6 @@ struct Doctor: ParsableCommand {
     for folder in registry.search_path { path.add(folder.path, folder.status ?? "", folder.reason ?? "") }
     if !path.rows.isEmpty { say("\n" + path.text) }
     if !registry.plugins.isEmpty { say("\n" + List.table(registry.plugins).text) }
-    if let log = diagnostics.log, !log.isEmpty { say("\nlog\n  " + log.joined(separator: "\n  ")) }
 
     say(problems.isEmpty ? "\nno problems found" : "\nproblems")
     for problem in problems { say("  - " + wrap(problem, width: 94, indent: 4)) }
@@ -58,8 +57,13 @@ struct Doctor: ParsableCommand {
         "no operator was found: build the plugins (make), or set ATTUNE_PLUGIN_PATH to the folder with attune_*.so")
     }
     for plugin in registry.plugins where plugin.status == "refused" {
-      let why = [plugin.code, plugin.reason].compactMap { $0 }.joined(separator: ": ")
-      problems.append("\(plugin.path) is refused (\(why)): repair it or remove it from the search path")
+      problems.append("\(plugin.path) is refused (\(plugin.why)): repair it or remove it from the search path")
+    }
+    for plugin in registry.plugins {
+      for op in plugin.operators ?? [] where op.status == "refused" {
+        problems.append("\(plugin.path): operator \(op.id) is refused (\(op.reason ?? "no reason given"))")
+      }
+      for warning in plugin.warnings ?? [] { problems.append("\(plugin.path): \(warning)") }
     }
     for op in registry.operators {
       if op.usable == false { problems.append("operator \(op.id) is not usable: \(op.reason ?? "no reason given")") }
@@ -77,7 +81,7 @@ struct Doctor: ParsableCommand {
   }
 
   private static func environment(_ d: Description.Diagnostics) -> [(String, String)] {
-    (d.environment ?? [:]).compactMap { name, value in value.map { (name, $0) } }.sorted { $0.0 < $1.0 }
+    (d.environment ?? [:]).sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
   }
 
   private static func bytes(_ count: Int64?) -> String {
@@ -94,7 +98,7 @@ struct Doctor: ParsableCommand {
     [
       "version": .string(libraryVersion()), "abi": .string("\(ATTUNE_ABI_MAJOR).\(ATTUNE_ABI_MINOR)"),
       "cpu": cpu.json,
-      "blas": ["found": .bool(d.blas?.found ?? false), "path": JSON(d.blas?.path), "core": JSON(d.blas?.core)],
+      "blas": ["found": .bool(d.blas?.found ?? false), "core": JSON(d.blas?.core), "reason": JSON(d.blas?.reason)],
       "environment": .object(Doctor.environment(d).map { ($0, .string($1)) }),
       "operators": JSON(registry.operators.map(\.id)),
       "search_path": .array(

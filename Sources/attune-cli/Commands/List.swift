@@ -14,9 +14,11 @@ struct List: ParsableCommand {
     } else {
       say(why ? kernels(registry).text : summary(registry).text)
     }
-    let refused = registry.plugins.filter { $0.status != "loaded" }
+    let refused = registry.plugins.filter { plugin in
+      plugin.status != "loaded" || plugin.operators?.contains { $0.status != "active" } == true
+    }
     guard !refused.isEmpty else { return }
-    guard why else { return say("\n\(refused.count) plugin file(s) not in use; --why tells the reasons") }
+    guard why else { return say("\n\(refused.count) plugin file(s) not fully in use; --why tells the reasons") }
     say("")
     say(List.table(refused).text)
   }
@@ -40,9 +42,8 @@ struct List: ParsableCommand {
       if let reason = op.reason, op.usable == false { table.add(op.id, "", "", "", "no: \(reason)") }
       for entry in op.entries {
         for kernel in entry.kernels {
-          let isa = kernel.isa.map { $0.isEmpty ? "any" : $0.joined(separator: "+") } ?? "any"
-          table.add(
-            op.id, entry.name, kernel.name, isa, kernel.usable ? "yes" : "no: \(kernel.reason ?? "no reason given")")
+          let usable = kernel.usable ? "yes" : "no: \(kernel.reason ?? "no reason given")"
+          table.add(op.id, entry.name, kernel.name, isaLevel(kernel.isa ?? []), usable)
         }
       }
     }
@@ -52,8 +53,11 @@ struct List: ParsableCommand {
   static func table(_ plugins: [Description.Registry.Plugin]) -> Table {
     var table = Table("PLUGIN FILE", "STATUS", "WHY")
     for plugin in plugins {
-      let why = [plugin.code, plugin.reason].compactMap { $0 }.joined(separator: ": ")
-      table.add(plugin.path, plugin.status, why)
+      table.add(plugin.path, plugin.status, plugin.why)
+      for op in plugin.operators ?? [] where op.status != "active" {
+        table.add("  operator \(op.id)", op.status, op.reason ?? "")
+      }
+      for warning in plugin.warnings ?? [] { table.add("", "warning", warning) }
     }
     return table
   }

@@ -1,3 +1,4 @@
+import AttuneCore
 import CAttune
 import FoundationEssentials
 
@@ -91,4 +92,18 @@ func plain(_ error: any Error) -> String {
   case .dataCorrupted(let context)?: return "\(path(context)): \(context.debugDescription)"
   default: return "\(error)"
   }
+}
+
+extension Context {
+  /// The operator behind its name, for what the C API does not offer: shapes from sizes, and generated data.
+  func registration(_ name: String) throws -> Registration {
+    guard let core = AttuneCore.Context.behind(handle) else { throw Failure("the context is gone") }
+    do {
+      return try core.registry.find(name)
+    } catch {
+      throw Failure("\(error.code.name): \(error.message)")
+    }
+  }
+
+  func model(_ name: String) throws -> Operator { try registration(name).op }
 }

@@ -101,12 +101,22 @@ enum Description {
       var reason: String?
     }
     struct Plugin: Decodable {
+      struct Operator: Decodable {
+        var id: String
+        var status: String
+        var reason: String?
+      }
       var path: String
       var id: String?
       var version: String?
       var status: String
       var code: String?
       var reason: String?
+      var operators: [Operator]?
+      var warnings: [String]?
+
+      /// "E_ABI: it was built for ..." of a file that is not in use.
+      var why: String { [code, reason].compactMap { $0 }.joined(separator: ": ") }
     }
     struct Folder: Decodable {
       var path: String
@@ -132,11 +142,15 @@ enum Description {
   struct Diagnostics: Decodable {
     struct Blas: Decodable {
       var found: Bool
-      var path: String?
       var core: String?
+      var reason: String?
     }
-    var log: [String]?
     var blas: Blas?
-    var environment: [String: String?]?
+    var environment: [String: String]?
   }
+}
+
+/// The vector width behind a kernel's required ISA bits, for a narrow column.
+func isaLevel(_ bits: [String]) -> String {
+  ["avx512", "avx2", "avx", "sse4", "sve", "neon"].first { level in bits.contains { $0.hasPrefix(level) } } ?? "any"
 }

@@ -13,7 +13,7 @@ struct GeneratedProblem {
       if let given = data[slot.name] { return (slot.name, given) }
       let tensor = try HostTensor(slot.dtype, slot.shape)
       if let base = tensor.bytes.baseAddress {
-        do {
+        do throws(Refusal) {
           try shapes.fill(slot, base, seed: 0)
         } catch {
           throw Failure(error.message)

@@ -44,7 +44,7 @@ final class HostTensor {
   /// Fills an output so that what a kernel leaves unwritten cannot pass for a result: NaN, or a number nobody expects.
   func poison() {
     let isFloat = [DType.f32, .bf16, .f16, .f64].contains(dtype)
-    _ = memset(bytes.baseAddress, isFloat ? 0xFF : 0xA5, bytes.count)
+    if let base = bytes.baseAddress { memset(base, isFloat ? 0xFF : 0xA5, bytes.count) }
   }
 
   /// Element `i` in row-major order.
@@ -84,14 +84,19 @@ final class HostTensor {
     }
     var cut = shape
     cut[axis] = stop - start
-    let inner = (elementCount(Array(shape[(axis + 1)...])) ?? 0) &* dtype.size
     let outer = elementCount(Array(shape[..<axis])) ?? 0
+    let after = elementCount(Array(shape[(axis + 1)...])) ?? 0
+    let inner = after &* dtype.size
     if drop { cut.remove(at: axis) }
     let result = try HostTensor(dtype, cut)
     let piece = Int(stop - start) &* inner
     let row = Int(shape[axis]) &* inner
     guard piece > 0, let from = bytes.baseAddress, let to = result.bytes.baseAddress else { return result }
-    for i in 0..<outer { memcpy(to + i &* piece, from + i &* row &+ Int(start) &* inner, piece) }
+    let begin = Int(start) &* inner
+    for i in 0..<outer {
+      let source = begin &+ i &* row
+      memcpy(to + i &* piece, from + source, piece)
+    }
     return result
   }
 }

@@ -85,3 +85,15 @@ func split(assignment: String, option: String) throws -> (name: String, value: S
   }
   return (String(assignment[..<mark]), String(assignment[assignment.index(after: mark)...]))
 }
+
+extension ParamValue {
+  /// As it is typed on the command line.
+  var text: String {
+    switch self {
+    case .flag(let b): String(b)
+    case .integer(let i): String(i)
+    case .real(let d): String(d)
+    case .word(let s): s
+    }
+  }
+}

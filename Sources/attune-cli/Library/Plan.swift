@@ -117,8 +117,10 @@ final class Plan {
     try checked { attune_plan_execute(handle, &bindings, $0) }
   }
 
-  /// For timing loops: nothing but the library's own call.
-  func executeStatus() -> attune_status { attune_plan_execute(handle, &bindings, nil) }
+  /// For timing loops: the library's own call and, when it failed, the same again with its sentence.
+  func executeOrThrow() throws(LibraryError) {
+    if attune_plan_execute(handle, &bindings, nil) != 0 { try execute() }
+  }
 
   func info() throws(LibraryError) -> Info {
     var record = attune_plan_info()

@@ -6,6 +6,8 @@ struct Table {
   var rows: [[String]] = []
   /// Columns of numbers, aligned to the right.
   var right: Set<Int> = []
+  /// Text below a row, over the whole width.
+  private var notes: [Int: String] = [:]
   private let width = 100
 
   init(_ header: String..., right: Set<Int> = []) {
@@ -14,13 +16,15 @@ struct Table {
   }
 
   mutating func add(_ row: String...) { rows.append(row) }
+  /// Text below the last row.
+  mutating func below(_ note: String) { notes[rows.count] = note }
 
   var text: String {
     let all = [header] + rows
     let columns = header.count
     let widths = (0..<columns).map { c in all.map { c < $0.count ? $0[c].count : 0 }.max() ?? 0 }
     let hang = widths.dropLast().reduce(0) { $0 + $1 + 2 }
-    return all.map { row in
+    return all.enumerated().map { number, row in
       var line = ""
       for (c, cell) in row.enumerated() where c < columns {
         let pad = String(repeating: " ", count: max(widths[c] - cell.count, 0))
@@ -33,7 +37,7 @@ struct Table {
         if !isLast { line += "  " }
       }
       while line.last == " " { line.removeLast() }
-      return line
+      return notes[number].map { "\(line)\n    " + wrap($0, width: width - 4, indent: 6) } ?? line
     }.joined(separator: "\n")
   }
 }

@@ -49,6 +49,11 @@ class View:
     __slots__ = ("tensor", "array", "_owners")
 
     def __init__(self, tensor, array, *owners):
+        # Exporters leave strides of 0 behind where there is no element; none at all reads as compact.
+        rank = min(max(tensor.ndim, 0), _abi.MAX_RANK)
+        if tensor.shape and 0 in tensor.shape[:rank]:
+            tensor = _abi.Tensor.from_buffer_copy(tensor)
+            tensor.strides = None
         self.tensor, self.array, self._owners = tensor, array, owners
 
 

@@ -17,18 +17,19 @@ import Testing
     }
   }
 
-  /// Registration happens at every start of every process.
-  @Test func isFast() throws {
-    let specs = try TestDescriptors.names.map(TestDescriptors.load)
-    let clock = ContinuousClock()
-    var best = Duration.seconds(1)
-    for _ in 0..<3 { best = min(best, try clock.measure { for spec in specs { _ = try OperatorCompiler.compile(spec) } }) }
-    #if DEBUG
-      #expect(best < .milliseconds(3 * 9 * 30))  // without optimisation
-    #else
-      #expect(best < .milliseconds(3 * 9))
-    #endif
-  }
+  #if !DEBUG
+    /// Registration happens at every start of every process: less than 3 ms per operator.
+    @Test func isFast() throws {
+      let specs = try TestDescriptors.names.map(TestDescriptors.load)
+      let clock = ContinuousClock()
+      // Tests run side by side; the best of many rounds is nearly undisturbed.
+      var best = Duration.seconds(1)
+      for _ in 0..<20 {
+        best = min(best, try clock.measure { for spec in specs { _ = try OperatorCompiler.compile(spec) } })
+      }
+      #expect(best < .milliseconds(3 * specs.count))
+    }
+  #endif
 
   @Test func resolvesNames() throws {
     let op = try TestDescriptors.compile("softmax")

@@ -122,6 +122,7 @@ struct JSON {
   private let value: Any?
   init(_ value: Any?) { self.value = value is NSNull ? nil : value }
   subscript(_ key: String) -> JSON { JSON((value as? [String: Any])?[key]) }
+  var keys: [String] { (value as? [String: Any]).map { Array($0.keys) } ?? [] }
   var isNull: Bool { value == nil }
   var optional: String? { value as? String }
   var string: String { optional ?? "" }

@@ -16,7 +16,7 @@ import runner
 import witness
 
 ALL = os.environ.get("ATTUNE_TEST_SHARE") == "all"
-ROUNDS = 20 if ALL else 2
+ROUNDS = 40 if ALL else 4
 VARIANTS = [
     ("f32", "plain"),
     ("f32", "token_major"),
@@ -113,14 +113,18 @@ def test_matches_witness(op, entry, kernel):
 
 @pytest.mark.parametrize("op,entry,kernel", EVERY, ids=ids(EVERY))
 def test_huge_scores(op, entry, kernel):
-    """Scores of thousands, exact in float32: the largest takes all, ties share, no overflow."""
+    """Scores of a hundred and more, exact in float32: exp of them overflows, ties share.
+
+    Not thousands: there one rounding of a score is already worth the whole tolerance."""
     specs = PREPARED[op]["_entries"][entry]["_tensors"]
     if "scale" not in PREPARED[op]["_params"] or not {"q", "k", "v"} <= set(specs):
         pytest.skip("no scores to scale")
     ran = 0
     for seed in range(2 * ROUNDS):
         rng = np.random.default_rng([seed, 7])
-        problem = problems.draw(PREPARED[op], entry, rng, "f32", plain=True, params={"scale": 1.0})
+        problem = problems.draw(
+            PREPARED[op], entry, rng, "f32", plain=True, params={"scale": 0.25}, sizes={"D": 64}
+        )
         problems.fill(problem, rng, exact=True)
         try:
             got = runner.run(CONTEXTS[2], problem, kernel)

@@ -127,6 +127,21 @@ HWY_INLINE void Narrow(const float* HWY_RESTRICT src, size_t n, float factor, T*
   memcpy(static_cast<void*>(dst + i), tail, (n - i) * sizeof(T));
 }
 
+// dst[0, n) += factor * src. dst has room for a multiple of kLanes and may change there; src is not read beyond n.
+template <class T>
+HWY_INLINE void AddScaled(const T* HWY_RESTRICT src, size_t n, float factor, float* HWY_RESTRICT dst) {
+  const hn::ScalableTag<float> d;
+  const auto f = hn::Set(d, factor);
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    hn::StoreU(hn::MulAdd(f, LoadAsFloat(d, src + i), hn::LoadU(d, dst + i)), d, dst + i);
+  }
+  if (i == n) return;
+  HWY_ALIGN T tail[kLanes] = {};
+  memcpy(static_cast<void*>(tail), src + i, (n - i) * sizeof(T));
+  hn::StoreU(hn::MulAdd(f, LoadAsFloat(d, tail), hn::LoadU(d, dst + i)), d, dst + i);
+}
+
 // The vector whose 128-bit block b is rows[4 * b][column, column + 4).
 template <class D>
 HWY_INLINE hn::Vec<D> LoadBlocks(D d, const float* const* rows, size_t column) {

@@ -1,6 +1,8 @@
 // Dense softmax attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
 #include "softmax/fused.h"
+#include "softmax/merge.h"
+#include "softmax/native_rows.h"
 #include "softmax/reference.h"
 #include "softmax/tables.h"
 
@@ -37,7 +39,29 @@ constexpr char kForwardTasks[] = "(p.layout==bhnd)*B*Hkv*cdiv(Hq/Hkv*Nq,k.bq)+(p
 // At least one per kv head, which writes the cache.
 constexpr char kStepTasks[] = "B*Hkv*max(1,cdiv(Hq/Hkv*Nq,k.bq))";
 
-constexpr attune_kernel kForwardKernels[] = {
+constexpr attune_arg kNativeRowsArgs[] = ATTUNE_ARGS(ATTUNE_SOFTMAX_NATIVE_ROWS);
+ATTUNE_CHECK_NATIVE(NativeRows, ATTUNE_SOFTMAX_NATIVE_ROWS)
+
+constexpr attune_kernel NativeKernel(attune_native_fn native) {
+  attune_kernel k = Kernel("native_rows", ATTUNE_INVARIANT, nullptr, "plain C++ function, one query at a time");
+  k.native = native;
+  k.args = Span(kNativeRowsArgs);
+  k.when = kNativeRowsWhen;
+  k.tasks = "B*Hq";
+  k.efficiency = 0.02;
+  return k;
+}
+
+constexpr attune_kernel Merge() {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "one pass over the parts of a row");
+  k.tasks = "B*Hq";
+  k.workspace = "64*$workers*cdiv(Dv,16)";
+  k.efficiency = 0.1;
+  return k;
+}
+
+// Not constexpr only because of the cast; constant data all the same.
+const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
     OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, 0.8)),
     OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, 0.4)),
@@ -45,6 +69,7 @@ constexpr attune_kernel kForwardKernels[] = {
 #elif defined(__aarch64__)
     OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, 0.8)),
 #endif
+    NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
     Reference(ReferenceForward, "8*$workers*(max(Nk,dim(k,0))+Dv)"),
 };
 constexpr attune_kernel kStepKernels[] = {
@@ -58,6 +83,13 @@ constexpr attune_kernel kStepKernels[] = {
     Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),
 };
 constexpr attune_kernel kMergeKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::MergeRows, Merge()),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::MergeRows, Merge()),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::MergeRows, Merge()),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::MergeRows, Merge()),
+#endif
     Reference(ReferenceMerge, nullptr),
 };
 

@@ -34,12 +34,6 @@ extension DescriptorReader {
     out.isInvariant = has(raw.flags, ATTUNE_INVARIANT)
     out.isReduced = has(raw.flags, ATTUNE_REDUCED)
     out.ownsThreads = has(raw.flags, ATTUNE_OWNS_THREADS)
-    guard raw.min_align & (raw.min_align &- 1) == 0, raw.min_align <= 4096 else {
-      throw Refusal(.load, "min_align", "min_align is \(raw.min_align), expected 0 or a power of two up to 4096")
-    }
-    guard raw.efficiency.isFinite, raw.efficiency >= 0 else {
-      throw Refusal(.load, "efficiency", "efficiency is \(raw.efficiency), expected a finite number from 0 on")
-    }
     (out.revision, out.minAlign, out.efficiency) = (raw.revision, raw.min_align, raw.efficiency)
     (out.deviceType, out.arch, out.isa) = (raw.device_type, raw.arch, raw.isa)
     (out.run, out.native, out.user) = (raw.run, raw.native, raw.user)

@@ -62,7 +62,8 @@ package enum Untrusted {
   package static func elements<T: GrowingStruct>(
     _ span: attune_span, of type: T.Type, _ name: String, limit: Int
   ) throws(Refusal) -> (addresses: [UnsafeRawPointer], stride: Int) {
-    let count = Int(span.count), stride = Int(span.stride)
+    let count = Int(span.count)
+    let stride = Int(span.stride)
     guard count > 0 else { return ([], 0) }
     guard count <= limit else {
       throw Refusal(

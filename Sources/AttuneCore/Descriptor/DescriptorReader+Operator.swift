@@ -131,11 +131,6 @@ extension DescriptorReader {
     guard let index = Int32(exactly: raw.dtype), let dtype = DType(rawValue: index) else {
       throw Refusal(.unsupported, "dtype", "dtype is \(raw.dtype), which is not known", detail: (0, Int64(raw.dtype)))
     }
-    for (field, value) in [("rtol", raw.rtol), ("atol", raw.atol)] {
-      guard value.isFinite, value >= 0 else {
-        throw Refusal(.load, field, "\(field) is \(value), expected a finite number from 0 on")
-      }
-    }
     return Descriptor.Tolerance(dtype: dtype, rtol: raw.rtol, atol: raw.atol)
   }
 

@@ -73,7 +73,7 @@ package enum DescriptorReader {
   ) throws(Refusal) -> Descriptor.Operator {
     let raw = try Untrusted.structure(p, as: attune_op.self, stride: stride)
     var out = Descriptor.Operator()
-    out.id = try identifier(raw.id, "id")
+    out.id = try name(raw.id, "id")
     id = out.id
     try Untrusted.zero(raw.reserved, "reserved")
     out.version = try version(raw.version)
@@ -107,7 +107,7 @@ package enum DescriptorReader {
     return out
   }
 
-  /// An id of a plugin or operator. '@' and '/' would make `op@plugin` and file names ambiguous.
+  /// The id of a plugin. '@' would make `op@plugin` ambiguous; ids also become names of files and patterns.
   static func identifier(_ p: UnsafePointer<CChar>?, _ field: String) throws(Refusal) -> String {
     let out = try name(p, field)
     guard isIdentifier(out) else {

@@ -23,7 +23,7 @@ enum DryRun {
     let solver = ShapeSolver(op, entry)
     var numbers = SeededNumbers(seed: 0, name: entry.name)
     var dropped: [DroppedKernel] = []
-    var good = 0, fault: (Expression, Fault)?
+    var good = 0, fault: (rule: Int, Fault)?
     for _ in 0..<RandomProblem.attempts where good < problems {
       switch solver.draw(&numbers) {
       case .refused: continue
@@ -42,23 +42,29 @@ enum DryRun {
     }
     // Rules that refuse everything random are the author's right; a rule that never has a value is a mistake.
     if good == 0, let (rule, why) = fault {
-      throw Refusal(.load, "", "\(op.id).\(entry.name): rule \"\(rule.text)\" has no value: \(why.words)")
+      let text = entry.rules[rule].text
+      throw Refusal(.load, "", "\(op.id).\(entry.name): rule \(rule) \"\(text)\" has no value: \(why.words)")
     }
     return dropped
   }
 
   private static func evaluateAll(_ solver: ShapeSolver) throws(Refusal) {
-    let entry = solver.entry
+    let entry = solver.entry, tables = solver.tables
     for item in entry.lets where !item.isDefault { _ = try value(item.value, solver) }
     try size(entry.flops, "flops", solver)
     if let bytes = entry.bytes { try size(bytes, "bytes", solver) }
-    for (t, model) in entry.tensors.enumerated() where solver.isPresent(t) {
-      for form in (solver.dims(t) ?? []).flatMap(\.forms) {
-        try at("tensor \(model.spec.name)") { () throws(Refusal) in _ = try value(form, solver) }
+    for t in tables.tensors.indices where solver.isPresent(t) {
+      for i in solver.alternative(t).map(solver.dims) ?? 0..<0 {
+        for form in tables.dims[i].firstForm..<(tables.dims[i].firstForm + tables.dims[i].forms) {
+          var fault = Fault()
+          guard tables.value(form, solver.env, &fault) == nil else { continue }
+          let spec = entry.tensors[t].spec
+          throw Refusal(.load, spec.name, "tensor \(spec.name): shape \"\(spec.shape)\" has no value: \(fault.words)")
+        }
       }
-      if model.isOutput { continue }
-      for case .expression(let e) in model.gen.arguments {
-        try at("gen of \(model.spec.name)") { () throws(Refusal) in _ = try value(e, solver) }
+      if tables.tensors[t].isOutput { continue }
+      for case .expression(let e) in entry.tensors[t].gen.arguments {
+        try at("gen of \(entry.tensors[t].spec.name)") { () throws(Refusal) in _ = try value(e, solver) }
       }
     }
   }
@@ -83,7 +89,7 @@ enum DryRun {
   }
 
   private static func value(_ e: Expression, _ solver: ShapeSolver) throws(Refusal) -> Int64 {
-    switch solver.value(e) {
+    switch e.value(solver.env) {
     case .success(let x): return x
     case .failure(let fault): throw Refusal(.load, "", "\"\(e.text)\" has no value: \(fault.words)")
     }

@@ -10,30 +10,31 @@ package enum Words {
     return bytes.allSatisfy(Lexer.isWord)
   }
 
-  package static func trim(_ text: some StringProtocol) -> String {
-    let isInk = { (c: Character) in !(c.asciiValue.map(Lexer.isSpace) ?? false) }
-    guard let first = text.firstIndex(where: isInk), let last = text.lastIndex(where: isInk) else { return "" }
-    return String(text[first...last])
+  package static func trim(_ text: some StringProtocol) -> String { trim(Array(text.utf8)[...]) }
+
+  private static func trim(_ bytes: ArraySlice<UInt8>) -> String {
+    let front = bytes.drop(while: Lexer.isSpace)
+    let end = front.lastIndex { !Lexer.isSpace($0) }.map { $0 + 1 } ?? front.startIndex
+    return String(decoding: front[..<end], as: UTF8.self)
   }
 
   /// The pieces between separators outside parentheses and braces, without surrounding blanks.
-  package static func split(_ text: String, at separator: Character) -> [String] {
-    var pieces: [String] = [], piece = "", depth = 0
-    for c in text {
-      if c == "(" || c == "{" { depth += 1 }
-      if c == ")" || c == "}" { depth -= 1 }
+  package static func split(_ text: String, at separator: Unicode.Scalar) -> [String] {
+    let bytes = Array(text.utf8), separator = UInt8(ascii: separator)
+    var pieces: [String] = [], start = 0, depth = 0
+    for (i, c) in bytes.enumerated() {
+      if c == UInt8(ascii: "(") || c == UInt8(ascii: "{") { depth += 1 }
+      if c == UInt8(ascii: ")") || c == UInt8(ascii: "}") { depth -= 1 }
       if c == separator, depth == 0 {
-        pieces.append(trim(piece))
-        piece = ""
-      } else {
-        piece.append(c)
+        pieces.append(trim(bytes[start..<i]))
+        start = i + 1
       }
     }
-    return pieces + [trim(piece)]
+    return pieces + [trim(bytes[start...])]
   }
 
   /// The pieces of a list in which empty pieces mean nothing: "a; b;" has two.
-  package static func items(_ text: String, at separator: Character) -> [String] {
+  package static func items(_ text: String, at separator: Unicode.Scalar) -> [String] {
     split(text, at: separator).filter { !$0.isEmpty }
   }
 

@@ -7,7 +7,8 @@ import Glibc
 /// In secure mode (set-user-id, set-group-id, file capabilities) the environment counts as empty.
 package struct Configuration: Sendable {
   package enum TuneMode: Int32, Sendable, CaseIterable {
-    case off = 1, frozen, estimate, measure, patient, exhaustive
+    case off = 1
+    case frozen, estimate, measure, patient, exhaustive
     package var name: String { String(describing: self) }
   }
 
@@ -32,7 +33,8 @@ package struct Configuration: Sendable {
   private static let textLimit = 1 << 16
   private static let variableNames = [
     "ATTUNE_PLUGIN_PATH", "ATTUNE_DISABLE", "ATTUNE_TUNE", "ATTUNE_TUNE_BUDGET_MS", "ATTUNE_WISDOM", "ATTUNE_CACHE_DIR",
-    "ATTUNE_RECORD_SHAPES", "ATTUNE_MAX_ISA", "ATTUNE_THREADS", "ATTUNE_LOG", "ATTUNE_CHECK", "ATTUNE_OPENBLAS_CORETYPE",
+    "ATTUNE_RECORD_SHAPES", "ATTUNE_MAX_ISA", "ATTUNE_THREADS", "ATTUNE_LOG", "ATTUNE_CHECK",
+    "ATTUNE_OPENBLAS_CORETYPE",
   ]
 
   /// `options` NULL: environment and defaults. Bad values of the environment cost one log line each; bad options are refused.
@@ -89,7 +91,8 @@ package struct Configuration: Sendable {
     if options.workers != 0 {
       guard let asked = UInt32(exactly: options.workers), asked <= Configuration.maxWorkers else {
         throw Refusal(
-          .invalid, "options.workers", "options.workers is \(options.workers), expected 0 to \(Configuration.maxWorkers)",
+          .invalid, "options.workers",
+          "options.workers is \(options.workers), expected 0 to \(Configuration.maxWorkers)",
           detail: (Int64(Configuration.maxWorkers), Int64(options.workers)))
       }
       workers = asked

@@ -18,14 +18,17 @@ package struct ELFReader {
   /// `count` bytes from `offset`, nil when they are not all there.
   package typealias Source = (_ offset: UInt64, _ count: Int) -> [UInt8]?
   private let source: Source
+  private let size: UInt64
   private let arch: UInt32
 
   private static let maxProgramHeaders = 256
   private static let maxNoteBytes: UInt64 = 1 << 16
   private static let maxSegments = 16
 
-  package init(arch: UInt32, source: @escaping Source) {
+  /// `size`: of the file in bytes.
+  package init(arch: UInt32, size: UInt64, source: @escaping Source) {
     self.source = source
+    self.size = size
     self.arch = arch
   }
 
@@ -68,8 +71,13 @@ package struct ELFReader {
     }
     let t = Bytes(table)
     var out: [Segment] = []
-    for i in 0..<count where t.u32(i &* 56) == 4 {
-      let offset = t.u64(i &* 56 &+ 8), size = t.u64(i &* 56 &+ 32), alignment = t.u64(i &* 56 &+ 48)
+    for i in 0..<count {
+      let type = t.u32(i &* 56)
+      let alignment = t.u64(i &* 56 &+ 48)
+      let offset = t.u64(i &* 56 &+ 8)
+      let size = t.u64(i &* 56 &+ 32)
+      if type == 1 { try checkLoadable(offset, size) }
+      guard type == 4 else { continue }
       guard size <= ELFReader.maxNoteBytes, out.count < ELFReader.maxSegments else {
         throw Refusal(.load, "", "its notes are larger than any note needs to be")
       }
@@ -78,17 +86,33 @@ package struct ELFReader {
     return out
   }
 
+  /// The dynamic loader does not look: it would map what is not there and die of SIGBUS.
+  private func checkLoadable(_ offset: UInt64, _ bytes: UInt64) throws(Refusal) {
+    let (end, overflow) = offset.addingReportingOverflow(bytes)
+    guard !overflow, end <= size else {
+      throw Refusal(
+        .load, "", "it is cut short: it has \(size) bytes, its segments end at \(overflow ? UInt64.max : end)",
+        detail: (Int64(clamping: overflow ? UInt64.max : end), Int64(clamping: size)))
+    }
+  }
+
   /// Descriptors of the notes with owner ATTUNE and type 1. A note that does not fit ends the walk.
   private func notes(in bytes: [UInt8], alignment: Int) -> [[UInt8]] {
     let b = Bytes(bytes)
-    var out: [[UInt8]] = [], at = 0
+    var out: [[UInt8]] = []
+    var at = 0
     func aligned(_ n: Int) -> Int { (n &+ alignment &- 1) & ~(alignment &- 1) }
     while at &+ 12 <= bytes.count {
       // At most 2^32 each, so sums of a few cannot overflow.
-      let nameSize = Int(b.u32(at)), size = Int(b.u32(at &+ 4)), type = b.u32(at &+ 8)
-      let start = aligned(at &+ 12 &+ nameSize), end = start &+ size
+      let nameSize = Int(b.u32(at))
+      let size = Int(b.u32(at &+ 4))
+      let type = b.u32(at &+ 8)
+      let start = aligned(at &+ 12 &+ nameSize)
+      let end = start &+ size
       guard end <= bytes.count else { break }
-      if type == 1, nameSize == 7, bytes[(at &+ 12)..<(at &+ 19)].elementsEqual([0x41, 0x54, 0x54, 0x55, 0x4e, 0x45, 0]) {
+      if type == 1, nameSize == 7,
+        bytes[(at &+ 12)..<(at &+ 19)].elementsEqual([0x41, 0x54, 0x54, 0x55, 0x4e, 0x45, 0])
+      {
         out.append(Array(bytes[start..<end]))
       }
       at = aligned(end)

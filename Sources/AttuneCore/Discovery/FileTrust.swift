@@ -34,7 +34,8 @@ package struct FileTrust: Sendable {
         detail: (Int64(owners.first ?? 0), Int64(status.owner)))
     }
     if status.permissions & 0o002 != 0 {
-      return Refusal(.denied, "", "\(path) is writable by everyone (mode \(mode))", detail: (0, Int64(status.permissions)))
+      return Refusal(
+        .denied, "", "\(path) is writable by everyone (mode \(mode))", detail: (0, Int64(status.permissions)))
     }
     if isSecure, status.permissions & 0o020 != 0 {
       return Refusal(
@@ -73,7 +74,8 @@ package struct FileStatus: Sendable, Equatable {
 
   private init(_ s: stat) {
     identity = Identity(
-      device: UInt64(s.st_dev), inode: UInt64(s.st_ino), size: Int64(s.st_size), modifiedSeconds: Int64(s.st_mtim.tv_sec),
+      device: UInt64(s.st_dev), inode: UInt64(s.st_ino), size: Int64(s.st_size),
+      modifiedSeconds: Int64(s.st_mtim.tv_sec),
       modifiedNanoseconds: Int64(s.st_mtim.tv_nsec))
     owner = s.st_uid
     permissions = UInt32(s.st_mode) & 0o7777

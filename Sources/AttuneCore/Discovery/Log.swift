@@ -4,7 +4,8 @@ import Glibc
 /// Where one context's messages go. Values are copied freely; the sink must be callable from any thread.
 package struct Log: Sendable {
   package enum Level: Int32, Sendable, Comparable, CaseIterable {
-    case debug = 0, info, warning, error
+    case debug = 0
+    case info, warning, error
     package static func < (a: Level, b: Level) -> Bool { a.rawValue < b.rawValue }
     package var name: String { String(describing: self) }
   }

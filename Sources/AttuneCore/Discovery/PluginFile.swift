@@ -25,9 +25,8 @@ package struct PluginFile: Sendable {
     guard let status = FileStatus(descriptor: descriptor) else { throw cannotOpen(path) }
     guard status.isRegular else { throw Refusal(.denied, "", "\(path): it is not a regular file") }
     if let refusal = trust.refusal(of: path, status) { throw refusal }
-    var directories = [Path.directory(of: resolved)]
-    if let found = Path.resolved(Path.directory(of: path)), found != directories[0] { directories.append(found) }
-    for directory in directories {
+    // Where it lies, and where it was found: either could put another file in its place.
+    for directory in Set([Path.directory(of: resolved), Path.resolved(Path.directory(of: path))].compactMap(\.self)) {
       if let refusal = trust.refusal(ofDirectory: directory) {
         throw Refusal(
           refusal.code, "", "\(path): its directory \(refusal.message)", detail: refusal.detail, source: refusal.source)
@@ -40,7 +39,9 @@ package struct PluginFile: Sendable {
         detail: (sizes.lowerBound, size))
     }
     let note = try Untrusted.located(path) { () throws(Refusal) in
-      let note = try ELFReader(arch: cpu.arch, source: reader(descriptor, size: size)).note()
+      let note = try ELFReader(
+        arch: cpu.arch, size: UInt64(clamping: size), source: reader(descriptor, size: size)
+      ).note()
       try check(note, isExplicit: isExplicit, cpu: cpu)
       return note
     }
@@ -68,7 +69,8 @@ package struct PluginFile: Sendable {
     { offset, count in
       let (end, overflow) = offset.addingReportingOverflow(UInt64(count))
       guard !overflow, end <= UInt64(size) else { return nil }
-      var bytes = [UInt8](repeating: 0, count: count), have = 0
+      var bytes = [UInt8](repeating: 0, count: count)
+      var have = 0
       while have < count {
         let got = bytes.withUnsafeMutableBytes {
           pread(descriptor, $0.baseAddress.map { $0 + have }, count &- have, off_t(offset) &+ off_t(have))

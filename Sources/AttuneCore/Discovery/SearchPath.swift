@@ -3,11 +3,13 @@ import Glibc
 /// Where plugins are looked for, in order. A directory's rank is its place in the list, from 1; rank 0 is for files that
 /// a program names itself.
 package struct SearchPath: Sendable {
+  /// Who chose a directory: options or environment, the user's data directory, the place of this library, the system.
+  package enum Origin: Sendable { case named, user, library, system }
+
   package struct Directory: Sendable {
     package let path: String
     package let rank: Int
-    /// Named by the user: worth a warning when it does not exist.
-    package let isNamed: Bool
+    package let origin: Origin
   }
   package let directories: [Directory]
   /// Entries that were ignored, and why.
@@ -27,21 +29,23 @@ package struct SearchPath: Sendable {
   }
 
   package init(named: String?, userData: String?, beside: [String], system: [String]) {
-    var directories: [Directory] = [], warnings: [String] = []
-    func add(_ path: String, isNamed: Bool) {
+    var directories: [Directory] = []
+    var warnings: [String] = []
+    func add(_ path: String, _ origin: Origin) {
       guard !directories.contains(where: { $0.path == path }) else { return }
-      directories.append(Directory(path: path, rank: directories.count &+ 1, isNamed: isNamed))
+      directories.append(Directory(path: path, rank: directories.count &+ 1, origin: origin))
     }
     for entry in (named ?? "").split(separator: ":") {
       // A relative entry would mean another directory in every process, and the current one at worst.
       if entry.hasPrefix("/") {
-        add(String(entry), isNamed: true)
+        add(String(entry), .named)
       } else {
         warnings.append("plugin path: \"\(entry)\" is not an absolute path: ignored")
       }
     }
-    if let userData { add(userData + "/attune/plugins/1", isNamed: false) }
-    for path in beside + system { add(path, isNamed: false) }
+    if let userData { add(userData + "/attune/plugins/1", .user) }
+    for path in beside { add(path, .library) }
+    for path in system { add(path, .system) }
     self.directories = directories
     self.warnings = warnings
   }

@@ -65,8 +65,9 @@ private struct ExpressionParser {
         let right = try number(operand(above: strength + 1))
         left = .number(add(op.kind, node, right))
       }
-      if strength == 2, case .op(let again) = lexer.peek, again.level == 2 {
-        throw Refusal(.load, "", "comparisons do not chain")
+      // A comparison ends here: it does not chain, and a word or literal on its right is no part of a larger number.
+      if strength == 2, case .op(let again) = lexer.peek, let level = again.level, level >= 2 {
+        throw Refusal(.load, "", "nothing but && and || may follow a comparison")
       }
     }
     return left

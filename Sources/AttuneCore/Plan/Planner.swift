@@ -37,9 +37,8 @@ package struct Planner {
     if let forced = request.kernel { return [try self.forced(forced, request, workers)] }
     var out: [Candidate] = []
     for (i, k) in problem.entry.kernels.enumerated() where reason(k, request) == nil {
-      let knobs = k.spec.knobs.map { $0.def < $0.values.count ? $0.values[$0.def] : 0 }
       // A kernel whose costs have no value here is one that cannot run; REFERENCE has no excuse.
-      if let c = try? candidate(i, knobs, workers) { out.append(c) }
+      if let c = try? candidate(i, knobs(k), workers) { out.append(c) }
     }
     guard !out.isEmpty else {
       throw Refusal(.unsupported, "", "\(at): no kernel can take this problem")
@@ -64,6 +63,33 @@ package struct Planner {
       if holds == 0 { return "does not take this problem (\(when.text))" }
     }
     return nil
+  }
+
+  /// The default knobs, or of the combinations that are worth a try here the one nearest to them.
+  func knobs(_ k: Kernel) -> [Int64] {
+    let knobs = k.spec.knobs
+    let wanted = knobs.map { min($0.def, max($0.values.count - 1, 0)) }
+    func values(_ at: [Int]) -> [Int64] { zip(knobs, at).map { $0.values.indices.contains($1) ? $0.values[$1] : 0 } }
+    guard let worth = k.knobWhen, !knobs.isEmpty else { return values(wanted) }
+    var best: (distance: Int, at: [Int])?
+    var at = [Int](repeating: 0, count: knobs.count)
+    combinations: while true {
+      let distance = zip(at, wanted).reduce(0) { $0 + abs($1.0 - $1.1) }
+      if distance < best?.distance ?? .max {
+        for (j, v) in values(at).enumerated() where j < 8 { problem.storage.knobs[j] = v }
+        var env = problem.environment, fault = Fault()
+        if worth.evaluate(&env, &fault) != 0, fault.reason == .none { best = (distance, at) }
+      }
+      var j = 0
+      while true {
+        at[j] += 1
+        if at[j] < knobs[j].values.count { break }
+        at[j] = 0
+        j += 1
+        if j == at.count { break combinations }
+      }
+    }
+    return values(best?.at ?? wanted)
   }
 
   private func candidate(_ i: Int, _ knobs: [Int64], _ workers: UInt32) throws(Refusal) -> Candidate {
@@ -101,7 +127,7 @@ package struct Planner {
     }
     let k = problem.entry.kernels[i]
     if let why = reason(k, request) { throw Refusal(.unsupported, "kernel", "\(at): kernel \(name) \(why)") }
-    var knobs = k.spec.knobs.map { $0.def < $0.values.count ? $0.values[$0.def] : 0 }
+    var knobs = self.knobs(k)
     if parts.count == 2 {
       for item in parts[1].split(separator: ",") {
         let pair = item.split(separator: "=", maxSplits: 1)
@@ -116,11 +142,6 @@ package struct Planner {
         knobs[j] = v
       }
     }
-    let c = try candidate(i, knobs, workers)
-    if let e = k.knobWhen {
-      var env = problem.environment
-      if try e.cold(&env, at) == 0 { throw Refusal(.unsupported, "kernel", "\(at): kernel \(text) is excluded by \(e.text)") }
-    }
-    return c
+    return try candidate(i, knobs, workers)
   }
 }

@@ -44,7 +44,7 @@ package struct ProblemShapes: Sendable {
     for t in entry.tensors.indices where solver.isPresent(t) && !entry.tensors[t].isOutput && given[t] == nil {
       do throws(ShapeSolver.Gap) {
         // Of "1|Nk" a generated input is the full one.
-        try solver.makeShape(t) { $0.last }
+        try solver.makeShape(t) { $0 - 1 }
       } catch {
         throw ProblemShapes.refusal(error, entry.tensors[t].spec, entry, place)
       }
@@ -111,21 +111,21 @@ package struct ProblemShapes: Sendable {
         solver.add(tensor: t)
         continue
       }
-      var env = solver.environment
-      if try needed.cold(&env, place) != 0 { solver.add(tensor: t) }
+      if try needed.cold(&solver.env.pointee, place) != 0 { solver.add(tensor: t) }
     }
   }
 
   private static func bind(_ given: [Int: [Int64]], _ solver: ShapeSolver, _ place: String) throws(Refusal) {
     for (t, model) in solver.entry.tensors.enumerated() {
       guard let shape = given[t] else { continue }
-      guard let dims = solver.dims(t, rank: shape.count) else {
+      guard let alternative = solver.alternative(t, rank: shape.count) else {
         throw Refusal(.shape, model.spec.name, "\(place): \(model.spec.name) has rank \(shape.count) (\(model.spec.shape))")
       }
-      for (dim, extent) in zip(dims, shape) {
-        guard let bare = dim.bare, !solver.isBound(bare.symbol) else { continue }
-        let (size, overflow) = extent.subtractingReportingOverflow(bare.offset)
-        if !overflow, size >= 0 { solver.bind(bare.symbol, size) }
+      for (i, extent) in zip(solver.dims(alternative), shape) {
+        let dim = solver.tables.dims[i]
+        guard dim.symbol >= 0, !solver.isBound(Int(dim.symbol)) else { continue }
+        let (size, overflow) = extent.subtractingReportingOverflow(dim.offset)
+        if !overflow, size >= 0 { solver.bind(Int(dim.symbol), size) }
       }
       solver.storage.setShape(t, shape)
     }
@@ -137,12 +137,15 @@ package struct ProblemShapes: Sendable {
     switch gap {
     case .noShape: Refusal(.shape, spec.name, "\(place): \(spec.name) has no shape in this mode (\(spec.shape))")
     case .negative(let dim, let x):
-      Refusal(.shape, spec.name, "\(place): \(spec.name) dim \(dim) would be \(x), expected 0 or more", detail: (0, x))
-    case .noValue(let form, let fault):
+      Refusal(
+        .shape, spec.name, "\(place): \(spec.name) dim \(dim) would be \(x), expected 0 or more (\(spec.shape))",
+        detail: (0, x))
+    case .noValue(let dim, let fault):
       if fault.reason == .unbound, entry.symbols.indices.contains(Int(fault.symbol)) {
-        Refusal(.shape, spec.name, "\(place): a size for \(entry.symbols[Int(fault.symbol)]) is missing (\(spec.name): \(form.text))")
+        Refusal(
+          .shape, spec.name, "\(place): a size for \(entry.symbols[Int(fault.symbol)]) is missing (\(spec.name): \(spec.shape))")
       } else {
-        Refusal(.shape, spec.name, "\(place): \(spec.name): \(form.text) has no value: \(fault.words)")
+        Refusal(.shape, spec.name, "\(place): \(spec.name) dim \(dim) has no value: \(fault.words) (\(spec.shape))")
       }
     }
   }

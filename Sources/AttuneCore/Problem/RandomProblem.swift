@@ -32,7 +32,7 @@ extension ShapeSolver {
   enum Draw {
     case drawn
     case refused
-    case noValue(Expression, Fault)  // of a rule
+    case noValue(rule: Int, Fault)
   }
 
   /// Draws parameters, tensors and sizes, and asks the rules. After `.drawn` every input has a shape.
@@ -40,28 +40,48 @@ extension ShapeSolver {
     reset()
     drawParams(&numbers)
     guard drawPresence(&numbers) else { return .refused }
+    var outcome = ask(.presence)
+    guard case .drawn = outcome else { return outcome }
+    // Another try with other sizes is cheaper than one with another mode, and keeps modes from being rare that rules make
+    // hard to meet.
+    for _ in 0..<8 {
+      forgetSizes()
+      outcome = drawSizes(&numbers)
+      if case .drawn = outcome { break }
+    }
+    return outcome
+  }
+
+  private func drawSizes(_ numbers: inout SeededNumbers) -> Draw {
     drawSymbols(&numbers)
     supplyLets()
+    // Rules that need no shapes come first, to save making them; but a let may have looked at a shape that is not there yet.
+    let early = ask(.symbols)
+    guard case .drawn = early else { return early }
     // Forms are drawn from copies of one state: the second round only corrects sizes that depend on other shapes.
     let state = numbers
     _ = numbers.next()
     for round in 0..<2 {
       var forms = state
-      for t in entry.tensors.indices where isPresent(t) && !entry.tensors[t].isOutput {
+      for t in tables.tensors.indices where isPresent(t) && !tables.tensors[t].isOutput {
         do throws(Gap) {
-          try makeShape(t) { $0.isEmpty ? nil : $0[Int(forms.below(Int64($0.count)))] }
+          try makeShape(t) { Int32(truncatingIfNeeded: forms.below(Int64($0))) }
         } catch {
           return .refused
         }
       }
       if round == 0 { redefineLets() }
     }
-    for rule in entry.rules {
-      switch value(rule) {
-      case .success(0): return .refused
-      case .success: continue
-      case .failure(let fault): return .noValue(rule, fault)
-      }
+    let late = ask(.symbols)
+    guard case .drawn = late else { return late }
+    return ask(.shapes)
+  }
+
+  private func ask(_ stage: EntryTables.Rule.Stage) -> Draw {
+    for (i, rule) in tables.rules.enumerated() where rule.stage == stage {
+      var fault = Fault()
+      guard let holds = tables.value(rule.code, env, &fault) else { return .noValue(rule: i, fault) }
+      if holds == 0 { return .refused }
     }
     return .drawn
   }
@@ -103,39 +123,38 @@ extension ShapeSolver {
 
   /// False when the choice contradicts itself: `needed` and `allowed` may look at other tensors.
   private func drawPresence(_ numbers: inout SeededNumbers) -> Bool {
-    for t in entry.tensors.indices where entry.tensors[t].needed != nil && numbers.chance(0.25) { add(tensor: t) }
-    for (t, model) in entry.tensors.enumerated() {
-      guard let needed = holds(model.needed), let allowed = holds(model.allowed) else { return false }
+    // One in four, and often as the tensor before: those that only come together are neighbours in practice.
+    var isWanted = false
+    for t in tables.tensors.indices where tables.tensors[t].isOptional {
+      if numbers.chance(0.5) { isWanted = numbers.chance(0.25) }
+      if isWanted { add(tensor: t) }
+    }
+    for t in tables.tensors.indices {
+      guard let needed = holds(tables.tensors[t].needed), let allowed = holds(tables.tensors[t].allowed) else { return false }
       if needed, !isPresent(t) { add(tensor: t) }
       if !allowed, isPresent(t) { remove(tensor: t) }
     }
-    for (t, model) in entry.tensors.enumerated() {
-      guard let needed = holds(model.needed), let allowed = holds(model.allowed) else { return false }
+    for t in tables.tensors.indices {
+      guard let needed = holds(tables.tensors[t].needed), let allowed = holds(tables.tensors[t].allowed) else { return false }
       guard isPresent(t) ? allowed : !needed else { return false }
     }
     return true
   }
 
-  private func holds(_ condition: Expression?) -> Bool? {
-    guard let condition else { return true }
-    guard case .success(let x) = value(condition) else { return nil }
-    return x != 0
-  }
-
   /// Only symbols that a tensor of this problem shows: binding forwards then finds the same ones. Equal sizes are common on
   /// purpose: rules often want them.
   private func drawSymbols(_ numbers: inout SeededNumbers) {
-    let sizes: [Int64] = [1, 1, 2, 2, 3, 4, 4, 5, 7, 8, 13, 16, 17, 33]
-    var drawn: [Int64] = []
-    for t in entry.tensors.indices where isPresent(t) && !entry.tensors[t].isOutput {
-      for dim in dims(t) ?? [] {
-        guard let bare = dim.bare, !isBound(bare.symbol), entry.derived >> UInt64(bare.symbol) & 1 == 0 else { continue }
-        let repeats = !drawn.isEmpty && numbers.chance(0.4)
-        let pool = repeats ? drawn : sizes
-        let size = pool[Int(numbers.below(Int64(pool.count)))]
-        drawn.append(size)
-        bind(bare.symbol, size)
+    var last: Int64 = 1
+    for t in tables.tensors.indices where isPresent(t) && !tables.tensors[t].isOutput {
+      guard let alternative = alternative(t) else { continue }
+      for i in dims(alternative) {
+        let symbol = Int(tables.dims[i].symbol)
+        guard symbol >= 0, !isBound(symbol), entry.derived >> UInt64(symbol) & 1 == 0 else { continue }
+        if !numbers.chance(0.4) { last = ShapeSolver.sizes[Int(numbers.below(Int64(ShapeSolver.sizes.count)))] }
+        bind(symbol, last)
       }
     }
   }
+
+  private static let sizes: [Int64] = [1, 1, 2, 2, 3, 4, 4, 5, 7, 8, 13, 16, 17, 33]
 }

@@ -80,7 +80,8 @@ package struct Blas: Sendable {
 private struct Functions: Sendable {
   typealias Gemm =
     @convention(c) (
-      Int32, Int32, Int32, Int32, Int32, Int32, Float, UnsafePointer<Float>?, Int32, UnsafePointer<Float>?, Int32, Float,
+      Int32, Int32, Int32, Int32, Int32, Int32, Float, UnsafePointer<Float>?, Int32, UnsafePointer<Float>?, Int32,
+      Float,
       UnsafeMutablePointer<Float>?, Int32
     ) -> Void
   typealias Factor =
@@ -134,7 +135,9 @@ private func sgemm(
     largeGemm(trans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
     return
   }
-  let rowMajor: Int32 = 101, plain: Int32 = 111, transposed: Int32 = 112
+  let rowMajor: Int32 = 101
+  let plain: Int32 = 111
+  let transposed: Int32 = 112
   blas.functions.gemm(
     rowMajor, trans & 1 == 0 ? plain : transposed, trans & 2 == 0 ? plain : transposed, rows, columns, depth, alpha, a,
     strideA, b, strideB, beta, c, strideC)
@@ -168,8 +171,11 @@ private func spotrf(_ n: Int64, _ a: UnsafeMutablePointer<Float>?, _ lda: Int64)
   guard let a else { return -2 }
   guard lda >= n, let stride = Int32(exactly: lda) else { return -3 }
   guard case .success(let blas) = Blas.shared else { return -1 }
-  var upper = CChar(bitPattern: UInt8(ascii: "U")), size_ = size, stride_ = stride, info: Int32 = 0
-  blas.functions.factor(&upper, &size_, a, &stride_, &info, 1)
+  var upper = CChar(bitPattern: UInt8(ascii: "U"))
+  var order = size
+  var distance = stride
+  var info: Int32 = 0
+  blas.functions.factor(&upper, &order, a, &distance, &info, 1)
   return info
 }
 
@@ -184,8 +190,9 @@ private func spotrs(
   guard let b else { return -5 }
   guard ldb >= n, let strideB = Int32(exactly: ldb) else { return -6 }
   guard case .success(let blas) = Blas.shared else { return -1 }
-  var upper = CChar(bitPattern: UInt8(ascii: "U")), info: Int32 = 0
-  var (size_, count_, strideA_, strideB_) = (size, count, strideA, strideB)
-  blas.functions.solve(&upper, &size_, &count_, a, &strideA_, b, &strideB_, &info, 1)
+  var upper = CChar(bitPattern: UInt8(ascii: "U"))
+  var info: Int32 = 0
+  var (order, columns, distanceA, distanceB) = (size, count, strideA, strideB)
+  blas.functions.solve(&upper, &order, &columns, a, &distanceA, b, &distanceB, &info, 1)
   return info
 }

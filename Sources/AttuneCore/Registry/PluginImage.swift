@@ -61,10 +61,14 @@ package final class PluginImage: Sendable {
       file: file, table: read, usedMinor: minor, operators: compile(read.operators), warnings: warnings)
   }
 
-  private static func openLibrary(_ file: PluginFile, _ warnings: inout [String]) throws(Refusal) -> attune_plugin_entry_fn {
+  private static func openLibrary(_ file: PluginFile, _ warnings: inout [String]) throws(Refusal)
+    -> attune_plugin_entry_fn
+  {
     try checkUnchanged(file)
     // RTLD_NOW: a missing symbol is found here and not in a kernel.
-    let (handle, isModeChanged) = FloatingPointMode.restored { dlopen(file.resolved, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) }
+    let (handle, isModeChanged) = FloatingPointMode.restored {
+      dlopen(file.resolved, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE)
+    }
     guard let handle else { throw Refusal(.load, "", "the loader refused it: \(loaderError())", source: .system) }
     if isModeChanged { warnings.append("loading it changed the floating-point mode; restored") }
     try checkUnchanged(file)

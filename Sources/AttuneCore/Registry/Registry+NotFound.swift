@@ -37,7 +37,8 @@ extension Registry {
 
   /// Edits between two words (Levenshtein). Both are at most 63 characters here.
   static func distance(_ a: String, _ b: String) -> Int {
-    let x = Array(a.utf8), y = Array(b.utf8)
+    let x = Array(a.utf8)
+    let y = Array(b.utf8)
     var row = Array(0...y.count)
     for (i, c) in x.enumerated() {
       var diagonal = i

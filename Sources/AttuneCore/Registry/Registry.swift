@@ -88,10 +88,11 @@ package final class Registry: Sendable {
 
   private func discover(_ directory: SearchPath.Directory) {
     guard let names = SearchPath.candidates(in: directory.path) else {
-      if directory.isNamed { log(.warning, "plugin directory \(directory.path): \(systemError())") }
+      if directory.origin == .named { log(.warning, "plugin directory \(directory.path): \(systemError())") }
       return
     }
-    var found: [PluginRecord] = [], files: [PluginFile] = []
+    var found: [PluginRecord] = []
+    var files: [PluginFile] = []
     for name in names {
       let path = directory.path + "/" + name
       do throws(Refusal) {

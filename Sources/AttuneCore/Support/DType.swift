@@ -4,7 +4,19 @@ import CAttune
 package enum DType: Int32, CaseIterable, Sendable {
   case f32 = 0, bf16, f16, f64, i32, i64, u8, bool, i8
 
-  package var name: String { String(describing: self) }
+  package var name: String {
+    switch self {
+    case .f32: "f32"
+    case .bf16: "bf16"
+    case .f16: "f16"
+    case .f64: "f64"
+    case .i32: "i32"
+    case .i64: "i64"
+    case .u8: "u8"
+    case .bool: "bool"
+    case .i8: "i8"
+    }
+  }
   @inline(__always)
   package var size: Int {
     switch self {

@@ -42,7 +42,8 @@ let package = Package(
       dependencies: [
         "AttuneCore", "CAttune", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
-    .testTarget(name: "AttuneCoreTests", dependencies: ["AttuneCore", "CAttune", "CRuntime"]),
+    .testTarget(
+      name: "AttuneCoreTests", dependencies: ["AttuneCore", "CAttune", "CRuntime"], exclude: ["Descriptors", "Expressions.json", "Presets.json"]),
   ],
   swiftLanguageModes: [.v6],
   cLanguageStandard: .c11

@@ -27,11 +27,14 @@ package final class Entry: Sendable {
   package let buckets: [(symbol: Int, rule: BucketRule)]
   package let flops: Expression, bytes: Expression?
   package let kernels: [Kernel]
+  /// Kernels of the descriptor that cannot be used at all, in its order, so that a reader learns why they are missing.
+  package let droppedKernels: [DroppedKernel]
   package var name: String { descriptor.name }
 
   package init(
     descriptor: Descriptor.Entry, symbols: [String], tensors: [TensorModel], lets: [Let], rules: [Expression],
-    buckets: [(symbol: Int, rule: BucketRule)], flops: Expression, bytes: Expression?, kernels: [Kernel]
+    buckets: [(symbol: Int, rule: BucketRule)], flops: Expression, bytes: Expression?, kernels: [Kernel],
+    droppedKernels: [DroppedKernel] = []
   ) {
     self.descriptor = descriptor
     self.symbols = symbols
@@ -43,6 +46,7 @@ package final class Entry: Sendable {
     self.flops = flops
     self.bytes = bytes
     self.kernels = kernels
+    self.droppedKernels = droppedKernels
   }
 
   package func tensorIndex(_ name: String) -> Int? { tensors.firstIndex { $0.spec.name == name } }
@@ -82,7 +86,7 @@ package struct Let: Sendable {
   package let value: Expression
 }
 
-package enum BucketRule: Sendable { case pow2, half2, exact }
+package enum BucketRule: String, Sendable { case pow2, half2, exact }
 
 package struct Kernel: Sendable {
   package let spec: Descriptor.Kernel
@@ -90,6 +94,8 @@ package struct Kernel: Sendable {
   package let flops: Expression?, bytes: Expression?
   package let args: [KernelArgument]
 }
+
+package struct DroppedKernel: Sendable, Equatable { package let name: String, reason: String }
 
 /// A row of a native argument list with its name resolved.
 package enum KernelArgument: Sendable {

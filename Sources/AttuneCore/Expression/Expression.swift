@@ -5,8 +5,8 @@ package struct Expression: Sendable {
   package let text: String
   package let nodes: [Node]
 
-  package struct Node: Sendable {
-    package enum Kind: UInt8, Sendable {
+  package struct Node: Sendable, BitwiseCopyable {
+    package enum Kind: UInt8, Sendable, BitwiseCopyable {
       case integer, symbol, parameter, real, knob, workers  // leaves. parameter: bool, i64 or enum index; real: f64
       case has, dtype, rank, bytes  // of tensor `a`
       case dim  // of tensor `a`, index expression `b`
@@ -39,7 +39,7 @@ package struct Environment {
 }
 
 /// Why an expression has no value.
-package struct Fault: Equatable {
+package struct Fault: Error, Equatable {
   package enum Reason: UInt8 { case none, unbound, overflow, division }
   package var reason = Reason.none
   package var symbol: Int32 = -1

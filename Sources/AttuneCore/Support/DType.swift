@@ -4,7 +4,20 @@ import CAttune
 package enum DType: Int32, CaseIterable, Sendable {
   case f32 = 0, bf16, f16, f64, i32, i64, u8, bool, i8
 
-  package var name: String { String(describing: self) }
+  package var name: String {
+    switch self {
+    case .f32: "f32"
+    case .bf16: "bf16"
+    case .f16: "f16"
+    case .f64: "f64"
+    case .i32: "i32"
+    case .i64: "i64"
+    case .u8: "u8"
+    case .bool: "bool"
+    case .i8: "i8"
+    }
+  }
+  @inline(__always)
   package var size: Int {
     switch self {
     case .f64, .i64: 8
@@ -19,6 +32,7 @@ package enum DType: Int32, CaseIterable, Sendable {
     self = found
   }
   /// The element type of a DLPack dtype, nil when Attune has none for it.
+  @inline(__always)
   package init?(_ d: attune_dtype) {
     guard d.lanes == 1 else { return nil }
     switch (d.code, d.bits) {

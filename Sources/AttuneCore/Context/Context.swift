@@ -1,0 +1,97 @@
+import CAttune
+import CRuntime
+import Synchronization
+
+/// Registry, threads and remembered plans: what an `attune_context` stands for. Safe from any thread.
+package final class Context: @unchecked Sendable {
+  package let configuration: Configuration
+  package var cpu: CPUFeatures { registry.cpu }
+  package let registry: Registry
+  package let resources: Resources
+  let cache = RunCache()
+  private let callerParallelFor: (@convention(c) (
+    UnsafeMutableRawPointer?, Int64, Int64, attune_task_fn?, UnsafeMutableRawPointer?
+  ) -> attune_status)?
+  private let callerUser: UnsafeMutableRawPointer?
+  private let pool: Mutex<PoolHandle>
+
+  private struct PoolHandle: @unchecked Sendable { var pool: OpaquePointer? }
+
+  /// Polls of an idle worker before it sleeps, roughly 0.2 ms: waking one costs 20 to 50 us.
+  private static let spin: UInt32 = 5000
+
+  package init(options: UnsafePointer<attune_context_options>?) throws(Refusal) {
+    configuration = try Configuration(options: options)
+    callerParallelFor = options?.pointee.parallel_for
+    callerUser = options?.pointee.user
+    pool = Mutex(PoolHandle())
+    registry = Registry(configuration)
+    resources = Resources(
+      arch: registry.cpu.arch, isa: registry.cpu.isa, workers: max(configuration.workers, 1))
+  }
+
+  deinit { pool.withLock { crt_pool_release($0.pool) } }
+
+  package func makePlan(_ request: Problem, held: Bool) throws(Refusal) -> Plan {
+    let registration = try registry.find(request.op)
+    let problem = try bind(registration.op, request)
+    return try makePlan(request, registration, problem, held: held)
+  }
+
+  func bind(_ op: Operator, _ request: Problem) throws(Refusal) -> BoundProblem {
+    try Binder.bind(op: op, entry: request.entry, tensors: request.tensors.map(\.given), params: request.params)
+  }
+
+  func makePlan(
+    _ request: Problem, _ registration: Registration, _ problem: BoundProblem, held: Bool
+  ) throws(Refusal) -> Plan {
+    let workers = request.workers > 0 ? min(UInt32(request.workers), resources.workers) : resources.workers
+    let candidates = try Planner(problem, resources).candidates(request, workers: workers)
+    var choice: Choice
+    if request.kernel != nil {
+      choice = Choice(
+        order: candidates, source: Int32(ATTUNE_FORCED), rigor: Int32(ATTUNE_TUNE_OFF), expectedNs: candidates[0].estimate)
+    } else {
+      choice = try chooser(request.tuneMode).choose(candidates, for: problem)
+    }
+    let most = choice.order.map(\.workers).max() ?? 1
+    return try Plan(
+      problem: problem, registration: registration, choice: choice, request: request, region: region(workers: most),
+      host: registration.plugin.host, checked: configuration.isChecked, keepAlive: held ? self : nil)
+  }
+
+  /// The one place that decides who decides.
+  private func chooser(_ mode: Int32) -> any KernelChooser {
+    switch Configuration.TuneMode(rawValue: mode) ?? configuration.tuneMode {
+    case .off: FirstUsable()
+    case .frozen: OnlyRemembered()
+    case .estimate, .measure, .patient, .exhaustive: BestEstimate()
+    }
+  }
+
+  /// Threads start with the first plan that wants them.
+  private func region(workers: UInt32) -> crt_region {
+    var r = crt_region(pool: nil, parallel_for: callerParallelFor, user: callerUser, cancel: nil, workers: workers, reserved: 0)
+    if workers > 1, callerParallelFor == nil {
+      r.pool = pool.withLock { handle in
+        if handle.pool == nil { handle.pool = crt_pool_create(resources.workers, Context.spin) }
+        return handle.pool
+      }
+    }
+    return r
+  }
+}
+
+/// What an opaque handle points at.
+struct ContextRecord {
+  static let alive: UInt64 = 0x5854_4e4f_4354_5441
+  var magic: UInt64
+  var owner: Unmanaged<Context>
+
+  /// The context behind a handle; nil for NULL or something that is no context.
+  static func find(_ handle: OpaquePointer?) -> Context? {
+    guard let handle, UInt(bitPattern: handle) & 7 == 0 else { return nil }
+    let r = UnsafePointer<ContextRecord>(handle)
+    return r.pointee.magic == alive ? r.pointee.owner.takeUnretainedValue() : nil
+  }
+}

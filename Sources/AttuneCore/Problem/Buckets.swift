@@ -1,0 +1,20 @@
+extension BucketRule {
+  /// The class of a size: the next value of the rule that is not smaller. Sizes beyond the last power of two that fits are
+  /// their own class; so are 0 and 1.
+  package func round(_ size: Int64) -> Int64 {
+    guard self != .exact, size > 1, size <= 1 << 62 else { return size }
+    let power = Int64(1) << Int64(Int64.bitWidth - (size - 1).leadingZeroBitCount)
+    // half2 also has the values half way between two powers: 3, 6, 12, ...
+    let middle = power / 4 * 3
+    return self == .half2 && power >= 4 && size <= middle ? middle : power
+  }
+}
+
+extension Entry {
+  /// Symbols rounded up to their tuning bucket; unlisted and unbound (-1) ones stay as they are.
+  package func bucket(_ symbols: [Int64]) -> [Int64] {
+    var classes = symbols
+    for (symbol, rule) in buckets where symbol < classes.count { classes[symbol] = rule.round(classes[symbol]) }
+    return classes
+  }
+}

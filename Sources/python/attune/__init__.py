@@ -1,0 +1,16 @@
+"""Attention operators from plugins, by ctypes.
+
+    import attune
+    ctx = attune.Context(threads=2)
+    result = ctx.run("softmax", q=q, k=k, v=v, causal=True)
+    result["o"]
+
+Arrays are numpy's or anything with __dlpack__ and are never copied. Errors raise attune.Error.
+"""
+
+from ._context import Context
+from ._error import Error
+from ._library import version
+from ._plan import Plan, Result
+
+__all__ = ["Context", "Error", "Plan", "Result", "version"]

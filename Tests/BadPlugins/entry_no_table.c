@@ -1,0 +1,3 @@
+/* The entry function succeeds without a table. */
+#define ENTRY return ATTUNE_OK;
+#include "plugin.h"

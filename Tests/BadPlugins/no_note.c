@@ -1,0 +1,3 @@
+/* No note: only for attune_load. */
+#define NOTE
+#include "plugin.h"

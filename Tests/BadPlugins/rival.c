@@ -1,0 +1,3 @@
+/* Another plugin that offers the same operator in the same version. */
+#define OP_ID "good"
+#include "plugin.h"

@@ -126,7 +126,7 @@ void TestTiles() {
       for (auto& x : b) x = Random();
       for (auto& x : c) x = Random();
       memcpy(start, c, sizeof c);
-      kit::TileRows<kVectors, true>(rows, depth, a, lda, b, c, ldc);
+      kit::TileRows<kVectors, true>(rows, depth, a, lda, b, kPanel, c, ldc);
       for (int i = 0; i < 16; i++) {
         for (size_t j = 0; j < ldc; j++) {
           double want = start[i * ldc + j];
@@ -136,7 +136,7 @@ void TestTiles() {
           Check(fabs(c[i * ldc + j] - want) < 1e-5, Name(), "tile, accumulating", depth, c[i * ldc + j], want);
         }
       }
-      kit::TileRows<kVectors, false>(rows, depth, a, lda, b, start, ldc);
+      kit::TileRows<kVectors, false>(rows, depth, a, lda, b, kPanel, start, ldc);
       for (int i = 0; i < rows; i++) {
         for (size_t j = 0; j < kVectors * kLanes; j++) {
           double want = 0;

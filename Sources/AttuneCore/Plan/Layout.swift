@@ -3,7 +3,7 @@ import CAttune
 /// What is wrong with a tensor record, as plain data: found on the execute path, put into words elsewhere.
 struct TensorFault {
   enum Kind: UInt8 {
-    case none, null, misaligned, rank, noShape, extent, dtype, device, offset, negativeStride, lastStride, tooLarge, selfOverlap, noData, unaligned
+    case none, null, misaligned, rank, noShape, extent, dtype, device, offset, negativeStride, lastStride, tooMany, tooLarge, selfOverlap, noData, unaligned
   }
   var kind = Kind.none
   var dim: Int32 = 0
@@ -106,7 +106,9 @@ enum Layout {
       reach = step &- 1
     }
     let (bytes, tooMany) = reach.multipliedReportingOverflow(by: Int64(type.size))
-    if !empty, overflow || tooMany || bytes > Int64.max / 2 { return TensorFault(kind: .tooLarge) }
+    if !empty, overflow || tooMany || bytes > Int64.max / 2 {
+      return TensorFault(kind: t.pointee.strides == nil ? .tooMany : .tooLarge)
+    }
     let base = UInt(bitPattern: t.pointee.data)
     var data = t.pointee.data
     range = ByteRange()
@@ -210,6 +212,7 @@ enum Layout {
     case .lastStride:
       return Refusal(
         .layout, name, "\(at): \(name) dim \(d) (the last) has stride \(f.value), expected 1", detail: (1, f.value))
+    case .tooMany: return Refusal(.shape, name, "\(at): \(name) has more elements than any memory holds")
     case .tooLarge: return Refusal(.layout, name, "\(at): \(name) reaches beyond the address space")
     case .selfOverlap:
       return Refusal(.layout, name, "\(at): \(name) is an output and its strides let elements overlap")

@@ -24,6 +24,12 @@ namespace HWY_NAMESPACE {
 namespace {
 
 using kit::kTileRows;
+// Query rows whose scores are kept at a time: few enough for the first-level cache, so that only packed keys and values come from the
+// second. A multiple of kTileRows.
+#ifndef BLK
+#define BLK 4
+#endif
+constexpr size_t kBlockRows = BLK * kTileRows;
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
 // One worker's slice of the workspace. The expression in plugin.cpp reserves exactly this.
@@ -76,14 +82,18 @@ class Attention {
       PackKeys(c_, s_, head_, j, end, w_.ld_q, w_.rows, w_.zero, w_.k);
       PackValues(c_, s_, head_, j, end, key_rows_, w_.rows, w_.v);
       FindGroups(j, end);
-      Scores();
-      for (size_t r = 0; r < rows_; r++) Weights<kPlain>(r, j, end);
-      Accumulate(j, end);
+      for (size_t r = 0; r < rows_; r += kBlockRows) {
+        block_ = r, block_end_ = rows_ < r + kBlockRows ? rows_ : r + kBlockRows;
+        Scores();
+        for (size_t i = block_; i < block_end_; i++) Weights<kPlain>(i, j, end);
+        Accumulate(j, end);
+      }
     }
     for (size_t r = 0; r < rows_; r++) Finish<kPlain>(r);
   }
 
  private:
+  float* Score(size_t r) const { return w_.s + (r - block_) * w_.ld_s; }
   int64_t Query(size_t r) const { return (first_ + int64_t(r)) / c_.Group(); }
   int64_t Head(size_t r) const { return head_ * c_.Group() + (first_ + int64_t(r)) % c_.Group(); }
 
@@ -130,7 +140,7 @@ class Attention {
 
   void Scores() {
     for (size_t panel = 0; panel < key_rows_; panel += kPanel) {
-      for (size_t r = 0; r < rows_; r += kTileRows) {
+      for (size_t r = block_; r < block_end_; r += kTileRows) {
         const GroupKeys& g = groups_[r / kTileRows];
         if (g.any_begin >= panel + kPanel || g.any_end <= panel) continue;
         const int n = rows_ - r < kTileRows ? int(rows_ - r) : kTileRows;
@@ -141,10 +151,10 @@ class Attention {
   }
 
   template <bool kPlain>
-  void Weights(size_t r, int64_t begin, int64_t end) {
+  HWY_NOINLINE void Weights(size_t r, int64_t begin, int64_t end) {
     const Interval v = InTile(r, begin, end);
     if (v.end <= v.begin) return;
-    float* s = w_.s + r * w_.ld_s;
+    float* s = Score(r);
     if constexpr (!kPlain) ModifyScores(c_, s_, Head(r), Query(r), begin + v.begin, s + v.begin, v.end - v.begin);
     if (c_.sigmoid) return SigmoidWeights(s, v.begin, v.end, float(c_.sigmoid_bias));
     const float factor = kit::OnlineSoftmax<kPlain>(s, v.begin, v.end, w_.m + r, w_.sum + r * kLanes);
@@ -155,11 +165,11 @@ class Attention {
     const size_t columns = c_.Dv;
     for (size_t e = 0; e < columns; e += kPanel) {
       const float* panel = w_.v + e * key_rows_;
-      for (size_t r = 0; r < rows_; r += kTileRows) {
+      for (size_t r = block_; r < block_end_; r += kTileRows) {
         const GroupKeys& g = groups_[r / kTileRows];
         if (g.all_end == g.all_begin) continue;
         const int n = rows_ - r < kTileRows ? int(rows_ - r) : kTileRows;
-        const float* p = w_.s + r * w_.ld_s + g.all_begin;
+        const float* p = Score(r) + g.all_begin;
         const float* v = panel + g.all_begin * kPanel;
         float* o = w_.o + r * w_.ld_o + e;
         if (columns - e > kLanes) {
@@ -169,7 +179,7 @@ class Attention {
         }
       }
     }
-    for (size_t r = 0; r < rows_; r++) {
+    for (size_t r = block_; r < block_end_; r++) {
       const Interval v = InTile(r, begin, end);
       if (v.end <= v.begin) continue;
       const GroupKeys& g = groups_[r / kTileRows];
@@ -185,7 +195,7 @@ class Attention {
   // o[r] += sum over keys [begin, end) of the tile of weight * value.
   void AddKeys(size_t r, size_t begin, size_t end) {
     if (begin >= end) return;
-    const float* p = w_.s + r * w_.ld_s;
+    const float* p = Score(r);
     float* o = w_.o + r * w_.ld_o;
     for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
       const float* v = w_.v + e * key_rows_ + begin * kPanel;
@@ -199,7 +209,7 @@ class Attention {
 
   // Normalises and stores row r.
   template <bool kPlain>
-  void Finish(size_t r) {
+  HWY_NOINLINE void Finish(size_t r) {
     const hn::ScalableTag<float> d;
     double m = kPlain ? w_.m[r] * kLn2 : w_.m[r], factor = 1, total = 1;
     if (!c_.sigmoid) {
@@ -235,6 +245,7 @@ class Attention {
   const Sequence& s_;
   int64_t head_, first_;
   size_t rows_, key_rows_;
+  size_t block_ = 0, block_end_ = 0;  // the query rows whose scores are in w_.s
   GroupKeys groups_[kMaxQueryRows / kTileRows];
 };
 

@@ -19,7 +19,7 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   return k;
 }
 
-constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256}, kKeyRowValues[] = {64, 128, 256};
+constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256, 512}, kKeyRowValues[] = {64, 128, 256};
 constexpr attune_knob kFusedKnobs[] = {
     Knob("bq", kQueryRowValues, 2, "query rows (queries times heads of a group) per task"),
     Knob("bk", kKeyRowValues, 1, "keys per tile"),

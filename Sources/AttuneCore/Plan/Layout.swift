@@ -80,7 +80,7 @@ enum Layout {
     if let s = t.pointee.strides {
       for d in 0..<rank {
         let x = shape[d], step = s[d]
-        if x <= 1 {
+        if x <= 1 || empty {  // nobody steps along it
           strides[d] = d == rank &- 1 ? 1 : 0
           continue
         }

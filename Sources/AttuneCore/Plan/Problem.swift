@@ -8,7 +8,7 @@ package struct Problem {
     package var given: GivenTensor
     package var isAligned: Int  // largest power of two (up to 64) that divides the address; 64 without data
     package var lastStride: Int64 = 1  // of a dim with more than one entry
-    package var overlapsItself = false
+    package var overlap: (dim: Int, stride: Int64)?  // how it overlaps itself
   }
   package var op = "", entry = "forward", kernel: String?
   package var tensors: [Tensor] = []
@@ -63,7 +63,7 @@ package struct Problem {
     }
     var fault = TensorFault()
     var record = attune_tensor(), range = ByteRange()
-    var dims: [Int64] = [], lastStride: Int64 = 1, overlaps = false
+    var dims: [Int64] = [], lastStride: Int64 = 1, overlap: (dim: Int, stride: Int64)?
     withUnsafeTemporaryAllocation(of: Int64.self, capacity: 16) { memory in
       guard let m = memory.baseAddress else { return }
       // Strides of the last dim and of outputs are judged when the entry is known (checkLayouts).
@@ -72,7 +72,7 @@ package struct Problem {
       guard fault.kind == .none else { return }
       dims = (0..<Int(record.ndim)).map { m[$0] }
       if let last = dims.last, last > 1, !dims.contains(0) { lastStride = m[8 + dims.count - 1] }
-      overlaps = !dims.contains(0) && Layout.overlapsItself(dims.count, m, m + 8)
+      if !dims.contains(0), let d = Layout.selfOverlap(dims.count, m, m + 8) { overlap = (d, m[8 + d]) }
     }
     guard fault.kind == .none, let type = DType(record.dtype) else {
       throw Layout.refusal(fault, name, "\(op) \(entry)", UInt(bitPattern: t) & 7 == 0 ? t.pointee : nil)
@@ -82,7 +82,7 @@ package struct Problem {
     tensors.append(
       Tensor(
         name: name, given: GivenTensor(name, type, dims), isAligned: aligned, lastStride: lastStride,
-        overlapsItself: overlaps))
+        overlap: overlap))
   }
 
   /// Step 10 of ABI.md "Binding", as far as it needs the entry.
@@ -93,8 +93,8 @@ package struct Problem {
       var fault = TensorFault()
       if t.lastStride != 1, !model.spec.stridedLast {
         fault = TensorFault(kind: .lastStride, dim: Int32((t.given.shape?.count ?? 1) - 1), value: t.lastStride)
-      } else if model.isOutput, t.overlapsItself {
-        fault = TensorFault(kind: .selfOverlap)
+      } else if model.isOutput, let overlap = t.overlap {
+        fault = TensorFault(kind: .selfOverlap, dim: Int32(overlap.dim), value: overlap.stride)
       }
       if fault.kind != .none { throw Layout.refusal(fault, t.name, at, nil) }
     }

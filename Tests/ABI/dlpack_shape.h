@@ -1,4 +1,4 @@
-/* The types of DLPack that attune/tensor.h builds on, in DLPack's names and order (dmlc/dlpack, version 1): what a DLTensor
+/* The types of DLPack that attune/tensor.h builds on, in its names and order (dmlc/dlpack, version 1): what a DLTensor
  * needs, for the test of that branch. */
 #ifndef DLPACK_DLPACK_H_
 #define DLPACK_DLPACK_H_

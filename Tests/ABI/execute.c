@@ -263,13 +263,13 @@ TEST(one_context_from_four_threads) {
 
 typedef struct lender {
   int regions;
-  int64_t leave_out; /* pieces that are not run: a broken promise */
+  int leaves_out; /* the last piece is not run: a broken promise */
 } lender;
 static attune_status serial_for(void *user, int64_t n, int64_t grain, attune_task_fn fn, void *arg) {
   lender *l = user;
   l->regions++;
   CHECK(n > 0 && grain > 0, "n %d grain %d", (int)n, (int)grain);
-  for (int64_t begin = 0; begin < n - l->leave_out; begin += grain)
+  for (int64_t begin = 0; begin < (l->leaves_out ? n - grain : n); begin += grain)
     fn(arg, begin, begin + grain < n ? begin + grain : n, (uint32_t)(begin / grain % 3));
   return ATTUNE_OK;
 }

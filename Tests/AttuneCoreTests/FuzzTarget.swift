@@ -1,10 +1,11 @@
+import CAttune
+
 #if !ATTUNE_FUZZ  // Tests/Fuzz/run compiles this file into the host's own module
   @testable import AttuneCore
 #endif
-import CAttune
 
-/// Feeds arbitrary bytes to everything that reads text of plugins and callers. What matters is that nothing traps, reads out
-/// of bounds or hangs; `precondition` turns a broken promise into a crash that a fuzzer sees.
+/// Feeds arbitrary bytes to everything that reads text of plugins and callers. What matters is that nothing traps,
+/// reads out of bounds or hangs; `precondition` turns a broken promise into a crash that a fuzzer sees.
 final class FuzzTarget {
   private let op: Operator, entry: Entry
   private let scope: Scope
@@ -32,22 +33,30 @@ final class FuzzTarget {
 
   deinit { buffer.deallocate() }
 
-  /// Parsers of single texts, and evaluation of what they accept.
-  func parse(_ bytes: some Collection<UInt8>) {
-    let text = String(decoding: bytes, as: UTF8.self), parser = ShapeParser(scope: scope)
-    if let e = try? Expression(parsing: text, in: scope) { use(e) }
-    if case .alternatives(let list)? = try? parser.shape(text) {
+  /// Number of parsers that `parse` knows.
+  static let parsers: UInt8 = 5
+
+  /// One parser of single texts, and evaluation of what it accepts.
+  func parse(_ bytes: some Collection<UInt8>, with parser: UInt8) {
+    let text = String(decoding: bytes, as: UTF8.self)
+    let shapes = ShapeParser(scope: scope)
+    switch parser % FuzzTarget.parsers {
+    case 0:
+      if let e = try? Expression(parsing: text, in: scope) { use(e) }
+    case 1:
+      guard case .alternatives(let list)? = try? shapes.shape(text) else { return }
       for dim in list.flatMap(\.dims) { dim.forms.forEach(use) }
-    }
-    for item in (try? parser.lets(text)) ?? [] { use(item.value) }
-    _ = try? parser.buckets(text)
-    if let generator = try? Generator(parsing: text, in: scope) {
+    case 2:
+      for item in (try? shapes.lets(text)) ?? [] { use(item.value) }
+      _ = try? shapes.buckets(text)
+    case 3:
+      guard let generator = try? Generator(parsing: text, in: scope) else { return }
       let dtype = DType.allCases[text.utf8.count % DType.allCases.count]
       try? generator.fill(buffer, dtype, shape: [3, 5], environment: environment, seed: 1, name: text)
-    }
-    _ = try? ProblemText.params(text, op)
-    _ = try? ProblemText.tensors(text, op, entry)
-    if let symbols = try? ProblemText.symbols(text, entry) {
+    default:
+      _ = try? ProblemText.params(text, op)
+      _ = try? ProblemText.tensors(text, op, entry)
+      guard let symbols = try? ProblemText.symbols(text, entry) else { return }
       _ = try? ProblemShapes(op: op, entry: entry, params: [], symbols: symbols)
     }
   }
@@ -98,7 +107,10 @@ final class FuzzTarget {
   static func descriptor() -> Descriptor.Operator {
     var op = Descriptor.Operator()
     op.id = "fuzz"
-    var flag = Descriptor.Param(), count = Descriptor.Param(), ratio = Descriptor.Param(), mode = Descriptor.Param()
+    var flag = Descriptor.Param()
+    var count = Descriptor.Param()
+    var ratio = Descriptor.Param()
+    var mode = Descriptor.Param()
     (flag.name, flag.kind, flag.isStructural) = ("flag", .bool, true)
     (count.name, count.kind, count.isStructural) = ("count", .i64, true)
     (count.min.i, count.max.i) = (.min, .max)
@@ -107,7 +119,9 @@ final class FuzzTarget {
     (mode.name, mode.kind, mode.isStructural, mode.words) = ("mode", .enum, true, ["a", "b"])
     op.params = [flag, count, ratio, mode]
 
-    var q = Descriptor.Tensor(), mask = Descriptor.Tensor(), o = Descriptor.Tensor()
+    var q = Descriptor.Tensor()
+    var mask = Descriptor.Tensor()
+    var o = Descriptor.Tensor()
     (q.name, q.shape, q.gen, q.dtypes, q.dtypeVar) = ("q", "{p.mode==a}B,N,D; N,D", "normal", 0b111, 1)
     (mask.name, mask.shape, mask.gen, mask.dtypes) = ("mask", "1|B,1|N", "bernoulli(0.5)", DType.u8.bit)
     mask.needed = "0"
@@ -123,7 +137,8 @@ final class FuzzTarget {
     forward.kernels = [reference]
     op.entries = [forward]
 
-    var demo = Descriptor.Preset(), bench = Descriptor.Preset()
+    var demo = Descriptor.Preset()
+    var bench = Descriptor.Preset()
     (demo.name, demo.entry, demo.shape, demo.isDemo) = ("demo", "forward", "B=2,N=8,D=4", true)
     (bench.name, bench.entry, bench.shape, bench.isBench) = ("bench", "forward", "B=2,N=8,D=4", true)
     op.presets = [demo, bench]

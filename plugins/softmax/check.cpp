@@ -93,4 +93,11 @@ attune_status CheckStep(const attune_exec* x) {
   return CheckCommon(*x, c, c.Nk);
 }
 
+attune_status CheckBackward(const attune_exec* x) {
+  const Problem c = ReadBackward(*x);
+  attune_status status = CheckCuts(*x, "cu_seqlens_q", c.cu_q, c.q.view.Dim(0));
+  if (status == ATTUNE_OK) status = CheckCuts(*x, "cu_seqlens_k", c.cu_k, c.k.cached.view.Dim(0));
+  return status == ATTUNE_OK ? CheckCommon(*x, c, c.Nk) : status;
+}
+
 }  // namespace softmax

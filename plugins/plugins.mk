@@ -1,5 +1,6 @@
-# Builds the operator plugins: a folder here with plugin.c or plugin.cpp is one operator and becomes one attune_<folder>.so.
-# Names no operator. Works alone (`make -f plugins/plugins.mk`) and included; variables: PLUGIN_DIR, PLUGIN_OBJ, CC, CXX.
+# Builds the operator plugins: a folder here with plugin.c or plugin.cpp is one operator and becomes one
+# attune_<folder>.so. Names no operator. Works alone (`make -f plugins/plugins.mk`) and included; variables: PLUGIN_DIR,
+# PLUGIN_OBJ, TEMPLATE_DIR, CC, CXX.
 PLUGIN_SRC := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 PLUGIN_DIR ?= build/lib/attune/plugins/1
 PLUGIN_OBJ ?= build/obj/plugins
@@ -24,8 +25,8 @@ template: $(TEMPLATE_DIR)/attune_template.so
 
 # $(1) folder, $(2) operator id, $(3) output directory. A mapped .so must never be truncated: link aside, then rename.
 define PLUGIN_RULES
-$(3)/attune_$(2).so: $(patsubst $(PLUGIN_SRC)/%,$(PLUGIN_OBJ)/%.o,$(wildcard $(PLUGIN_SRC)/$(1)/*.c $(PLUGIN_SRC)/$(1)/*.cpp)) \
-    $(PLUGIN_SRC)/_kit/plugin.map
+$(3)/attune_$(2).so: $(PLUGIN_SRC)/_kit/plugin.map \
+    $(patsubst $(PLUGIN_SRC)/%,$(PLUGIN_OBJ)/%.o,$(wildcard $(PLUGIN_SRC)/$(1)/*.c $(PLUGIN_SRC)/$(1)/*.cpp))
 	@mkdir -p $$(@D)
 	$$(CC) $$(filter %.o,$$^) $$(PLUGIN_LDFLAGS) -o $$@.tmp -lm && mv -f $$@.tmp $$@
 $(PLUGIN_OBJ)/$(1)/%.c.o: $(PLUGIN_SRC)/$(1)/%.c

@@ -1,5 +1,5 @@
-/* The types of DLPack that attune/tensor.h builds on, in DLPack's names and order (dmlc/dlpack, version 1), for the test
- * of that branch. Only what a DLTensor needs. */
+/* The types of DLPack that attune/tensor.h builds on, in its names and order (dmlc/dlpack, version 1): what a DLTensor
+ * needs, for the test of that branch. */
 #ifndef DLPACK_DLPACK_H_
 #define DLPACK_DLPACK_H_
 #include <stdint.h>

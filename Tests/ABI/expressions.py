@@ -2,12 +2,11 @@
 
     python3 Tests/ABI/expressions.py > Tests/AttuneCoreTests/Expressions.json
 
-A row is [expression, environment, value], the value a number, the name of a fault ("unbound", "overflow", "division") or
-"bad" when the expression may not be registered.
+A row is [expression, environment, value]: the value is a number, the name of a fault ("unbound",
+"overflow", "division"), or "bad" when the expression may not be registered.
 """
 import json
 import random
-import sys
 
 import model
 
@@ -33,9 +32,18 @@ def environment(rng):
     known = {t: rng.random() < 0.8 for t in TENSORS}
     return {
         "symbols": [None if s == "U" or rng.random() < 0.1 else size() for s in SYMBOLS],
-        "params": [rng.randrange(2), rng.choice([-5, 0, 64, -(2**63)]), rng.choice([0.0, 0.1, -2.5, 1e300]), rng.randrange(3), 9],
+        "params": [
+            rng.randrange(2),
+            rng.choice([-5, 0, 64, -(2**63)]),
+            rng.choice([0.0, 0.1, -2.5, 1e300]),
+            rng.randrange(3),
+            9,
+        ],
         "dtypes": [rng.randrange(9) if present[t] else -1 for t in TENSORS],
-        "shapes": [[size() for _ in range(rng.randrange(5))] if present[t] and known[t] else None for t in TENSORS],
+        "shapes": [
+            [size() for _ in range(rng.randrange(5))] if present[t] and known[t] else None
+            for t in TENSORS
+        ],
         "present": [int(present[t]) for t in TENSORS],
         "knobs": [rng.choice([8, 32]), rng.choice([0, 64])],
         "workers": rng.choice([1, 4]),
@@ -45,7 +53,8 @@ def environment(rng):
 def as_model(e):
     par = {p["name"]: v for p, v in zip(PARAMS, e["params"])}
     here = [(t, i) for i, t in enumerate(TENSORS) if e["present"][i]]
-    env = model.Env(par, {t: e["shapes"][i] for t, i in here}, {t: model.DTYPES[e["dtypes"][i]] for t, i in here})
+    dtypes = {t: model.DTYPES[e["dtypes"][i]] for t, i in here}
+    env = model.Env(par, {t: e["shapes"][i] for t, i in here}, dtypes)
     env.sym = {s: v for s, v in zip(SYMBOLS, e["symbols"]) if v is not None}
     env.knob = {"$workers": e["workers"], **{"k." + k: v for k, v in zip(KNOBS, e["knobs"])}}
     return env
@@ -58,13 +67,15 @@ def number(rng):
 def text(rng, depth):
     """An expression of the grammar, now and then with a word that is not."""
     if depth == 0 or rng.random() < 0.15:
-        return rng.choice(
-            [number(rng), rng.choice(SYMBOLS), rng.choice(SYMBOLS), "p.flag", "p.count", "$workers", "k.bq", "k.bk",
-             rng.choice(model.DTYPES), f"{rng.choice(['has', 'dt', 'rank', 'bytes'])}({rng.choice(TENSORS)})",
-             "p.mode" + rng.choice(["==", "!="]) + rng.choice(PARAMS[3]["names"]),
-             "p.ratio" + rng.choice(["<", "<=", ">", ">=", "==", "!="]) + rng.choice(["0", "-2.5", "0.1", "1e3", "7."]),
-             rng.choice(["p.loose", "p.ratio", "p.mode", "Z", "p.none", "k.none", "f128", "1.5"]) if rng.random() < 0.06 else "N"]
-        )
+        function, tensor = rng.choice(["has", "dt", "rank", "bytes"]), rng.choice(TENSORS)
+        word, compare = rng.choice(PARAMS[3]["names"]), rng.choice(["==", "!="])
+        real = rng.choice(["<", "<=", ">", ">=", "==", "!="])
+        real += rng.choice(["0", "-2.5", "0.1", "7."])
+        odd = rng.choice(["p.loose", "p.ratio", "p.mode", "Z", "p.none", "k.none", "f128", "1.5"])
+        leaves = [number(rng), rng.choice(SYMBOLS), rng.choice(SYMBOLS), rng.choice(model.DTYPES)]
+        leaves += ["p.flag", "p.count", "$workers", "k.bq", "k.bk", f"{function}({tensor})"]
+        leaves += [f"p.mode{compare}{word}", f"p.ratio{real}", odd if rng.random() < 0.06 else "N"]
+        return rng.choice(leaves)
     sub = lambda: text(rng, depth - 1)
     kind = rng.randrange(10)
     if kind < 5:
@@ -104,7 +115,7 @@ def judge(source, env):
         return int(model.value(tree, env))
     except model.Unbound as fault:
         words = str(fault)
-        return "division" if words.startswith("division") else "overflow" if words == "overflow" else "unbound"
+        return words.split()[0] if words.split()[0] in ("division", "overflow") else "unbound"
 
 
 def main():
@@ -120,8 +131,8 @@ def main():
         if result != "bad" or len(source) < 300:
             rows.append([source, at, result])
     write = lambda x: json.dumps(x, separators=(",", ":"))
-    out = ['{"environments":[', ",\n".join(map(write, environments)), '],\n"rows":[', ",\n".join(map(write, rows)), "]}\n"]
-    sys.stdout.write("".join(out))
+    lines = lambda xs: "[" + ",\n".join(map(write, xs)) + "]"
+    print('{"environments":' + lines(environments) + ',\n"rows":' + lines(rows) + "}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def main(folder):
         for preset in op["presets"]:
             env = model.generate(op, preset)
             tensors = {n: [env.dtype[n], s] for n, s in env.shape.items()}
-            row = dict(op=op["id"], preset=preset["name"], symbols=env.sym, tensors=tensors, flops=env.cost["flops"])
+            row = dict(op=op["id"], preset=preset["name"], symbols=env.sym, tensors=tensors)
+            row["flops"] = env.cost["flops"]
             rows.append(json.dumps(row, separators=(",", ":")))
     print("[" + ",\n".join(rows) + "]")
 

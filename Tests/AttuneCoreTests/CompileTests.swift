@@ -34,7 +34,8 @@ import Testing
   @Test func resolvesNames() throws {
     let op = try TestDescriptors.compile("softmax")
     let step = try #require(op.entry(named: "step"))
-    let cache = try #require(step.tensorIndex("k_cache_state")), out = try #require(step.tensorIndex("k_cache_state_out"))
+    let cache = try #require(step.tensorIndex("k_cache_state"))
+    let out = try #require(step.tensorIndex("k_cache_state_out"))
     #expect(step.tensors[out].state == cache && step.tensors[out].isOutput && !step.tensors[cache].isOutput)
     let nk = try #require(step.symbols.firstIndex(of: "Nk"))
     #expect(step.derived == 1 << UInt64(nk))
@@ -64,8 +65,12 @@ import Testing
     Broken(testDescription: "unknown symbol in a shape", sentence: "softmax.forward: tensor q: unknown word Z") {
       $0.entries[0].tensors[0].shape = "B,Hq,Nq,Z"
     },
-    Broken(testDescription: "rule ends early", sentence: "softmax.forward: rule 0") { $0.entries[0].rules[0].expr = "Hq%" },
-    Broken(testDescription: "flops of a loose parameter", sentence: "scale is not structural") { $0.entries[0].flops = "p.scale" },
+    Broken(testDescription: "rule ends early", sentence: "softmax.forward: rule 0") {
+      $0.entries[0].rules[0].expr = "Hq%"
+    },
+    Broken(testDescription: "flops of a loose parameter", sentence: "scale is not structural") {
+      $0.entries[0].flops = "p.scale"
+    },
     Broken(testDescription: "illegal default", sentence: "parameter layout") { $0.params[0].def.i = 7 },
     Broken(testDescription: "reserved name", sentence: "\"params\" may not be the name") {
       $0.entries[0].tensors[0].name = "params"
@@ -76,7 +81,9 @@ import Testing
     Broken(testDescription: "symbol that nothing binds", sentence: "gives symbol Zz a value") {
       $0.entries[0].symbols += ",Zz"
     },
-    Broken(testDescription: "symbol in needed", sentence: "symbol Nq is not visible") { $0.entries[0].tensors[1].needed = "Nq>1" },
+    Broken(testDescription: "symbol in needed", sentence: "symbol Nq is not visible") {
+      $0.entries[0].tensors[1].needed = "Nq>1"
+    },
     Broken(testDescription: "repeated tensor", sentence: "q is there twice") {
       $0.entries[0].tensors.append($0.entries[0].tensors[0])
     },
@@ -118,7 +125,9 @@ import Testing
       $0.entries[1].tensors[last].shape = "like dq"
     },
     Broken(testDescription: "rank 9", sentence: "rank over 8") { $0.entries[0].tensors[0].shape = "B,1,1,1,1,1,1,1,1" },
-    Broken(testDescription: "guard without end", sentence: "guard without }") { $0.entries[0].tensors[0].shape = "{p.causal B" },
+    Broken(testDescription: "guard without end", sentence: "guard without }") {
+      $0.entries[0].tensors[0].shape = "{p.causal B"
+    },
     Broken(testDescription: "let without symbol", sentence: "let: Q is no symbol") { $0.entries[0].let = "Q=1" },
     Broken(testDescription: "long let", sentence: "let longer") {
       $0.entries[0].let += String(repeating: " ", count: 600)
@@ -126,10 +135,16 @@ import Testing
     Broken(testDescription: "bucket rule", sentence: "rule \"pow3\"") { $0.entries[0].buckets = "B:pow3" },
     Broken(testDescription: "rule code", sentence: "does not answer E_IO") { $0.entries[0].rules[0].code = .io },
     Broken(testDescription: "generator", sentence: "no generator gauss") { $0.entries[0].tensors[0].gen = "gauss" },
-    Broken(testDescription: "generator arguments", sentence: "0 or 2 arguments") { $0.entries[0].tensors[0].gen = "normal(1)" },
+    Broken(testDescription: "generator arguments", sentence: "0 or 2 arguments") {
+      $0.entries[0].tensors[0].gen = "normal(1)"
+    },
     Broken(testDescription: "no demo", sentence: "DEMO") { $0.presets[0].isDemo = false },
-    Broken(testDescription: "no bench", sentence: "BENCH") { for i in $0.presets.indices { $0.presets[i].isBench = false } },
-    Broken(testDescription: "preset of no entry", sentence: "preset prefill: no entry") { $0.presets[1].entry = "nothing" },
+    Broken(testDescription: "no bench", sentence: "BENCH") {
+      for i in $0.presets.indices { $0.presets[i].isBench = false }
+    },
+    Broken(testDescription: "preset of no entry", sentence: "preset prefill: no entry") {
+      $0.presets[1].entry = "nothing"
+    },
     Broken(testDescription: "preset parameter", sentence: "preset prefill: softmax has no parameter caussal") {
       $0.presets[1].params = "caussal=true"
     },
@@ -156,12 +171,16 @@ import Testing
       $0.entries[0].kernels.append(TestDescriptors.reference("second"))
     },
     Broken(testDescription: "reference with a when", sentence: "has no when") { $0.entries[0].kernels[0].when = "1" },
-    Broken(testDescription: "reference with an isa", sentence: "names no arch and isa") { $0.entries[0].kernels[0].isa.0 = 2 },
+    Broken(testDescription: "reference with an isa", sentence: "names no arch and isa") {
+      $0.entries[0].kernels[0].isa.0 = 2
+    },
     Broken(testDescription: "native reference", sentence: "sets run") {
       $0.entries[0].kernels[0].run = nil
       $0.entries[0].kernels[0].native = {}
     },
-    Broken(testDescription: "reference whose workspace has no value", sentence: "REFERENCE kernel reference cannot be used") {
+    Broken(
+      testDescription: "reference whose workspace has no value", sentence: "REFERENCE kernel reference cannot be used"
+    ) {
       $0.entries[0].kernels[0].workspace = "1/(B-B)"
     },
     Broken(testDescription: "tolerance", sentence: "tolerance of f32") { $0.tolerances[0].rtol = .nan },
@@ -217,7 +236,9 @@ import Testing
     BrokenKernel(testDescription: "unknown knob", reason: "k.bk is not visible") { $0.tasks = "k.bk" },
     BrokenKernel(testDescription: "tasks without a value", reason: "\"B/(B-B)\" has no value") { $0.tasks = "B/(B-B)" },
     BrokenKernel(testDescription: "negative workspace", reason: "workspace \"0-B\" is") { $0.workspace = "0-B" },
-    BrokenKernel(testDescription: "knob without values", reason: "0 values") { $0.knobs = [Descriptor.Knob(name: "bq")] },
+    BrokenKernel(testDescription: "knob without values", reason: "0 values") {
+      $0.knobs = [Descriptor.Knob(name: "bq")]
+    },
     BrokenKernel(testDescription: "17 values", reason: "17 values") {
       $0.knobs = [Descriptor.Knob(name: "bq", values: Array(repeating: 1, count: 17))]
     },
@@ -235,10 +256,13 @@ import Testing
     },
     BrokenKernel(testDescription: "pointer as integer", reason: "C type i64", edit: native([row(.data, .i64, "q")])),
     BrokenKernel(testDescription: "stride as float", reason: "C type f32", edit: native([row(.stride, .f32, "q")])),
-    BrokenKernel(testDescription: "stride of no dim", reason: "q has no dim 4", edit: native([row(.stride, .i64, "q", 4)])),
+    BrokenKernel(
+      testDescription: "stride of no dim", reason: "q has no dim 4", edit: native([row(.stride, .i64, "q", 4)])),
     BrokenKernel(testDescription: "no tensor", reason: "no tensor z", edit: native([row(.tensor, .ptr, "z")])),
     BrokenKernel(testDescription: "expression as float", reason: "C type f64", edit: native([row(.expr, .f64, "B")])),
-    BrokenKernel(testDescription: "bad expression", reason: "argument 1: ", edit: native([row(.exec, .ptr), row(.expr, .i64, "B+")])),
+    BrokenKernel(
+      testDescription: "bad expression", reason: "argument 1: ",
+      edit: native([row(.exec, .ptr), row(.expr, .i64, "B+")])),
     BrokenKernel(testDescription: "no parameter", reason: "no parameter z", edit: native([row(.param, .i64, "z")])),
     BrokenKernel(testDescription: "real as integer", reason: "C type i64", edit: native([row(.param, .i64, "scale")])),
     BrokenKernel(testDescription: "begin without end", reason: "come together", edit: native([row(.taskBegin, .i64)])),
@@ -246,13 +270,16 @@ import Testing
       native([row(.data, .ptr, "q")])(&$0)
       $0.tasks = "B"
     },
-    BrokenKernel(testDescription: "65 arguments", reason: "65 arguments", edit: native(Array(repeating: row(.exec, .ptr), count: 65))),
+    BrokenKernel(
+      testDescription: "65 arguments", reason: "65 arguments",
+      edit: native(Array(repeating: row(.exec, .ptr), count: 65))),
   ]
 
   /// Only that kernel goes, and says why; its neighbours stay.
   @Test(arguments: brokenKernels) func drops(_ broken: BrokenKernel) throws {
     var spec = try TestDescriptors.load("softmax")
-    var bad = TestDescriptors.reference("bad"), good = TestDescriptors.reference("good")
+    var bad = TestDescriptors.reference("bad")
+    var good = TestDescriptors.reference("good")
     bad.isReference = false
     good.isReference = false
     broken.edit(&bad)

@@ -50,7 +50,9 @@ struct ExpressionContext {
     return try Expression(parsing: text, in: scope).value(&copy)
   }
 
-  private static func param(_ name: String, _ kind: Descriptor.Param.Kind, _ structural: Bool = true) -> Descriptor.Param {
+  private static func param(_ name: String, _ kind: Descriptor.Param.Kind, _ structural: Bool = true)
+    -> Descriptor.Param
+  {
     var p = Descriptor.Param()
     p.name = name
     p.kind = kind
@@ -71,7 +73,8 @@ struct ExpressionContext {
     ("(-9223372036854775807-1)/1", .min), ("(-9223372036854775807-1)%7", 6), ("min(-9223372036854775807-1,0)", .min),
     ("B*N", 32), ("Nk%N==0", 1), ("bf16", 1), ("i8", 8), ("f32", 0),
     ("p.flag", 1), ("p.count/2", 32), ("p.mode==thd", 1), ("p.mode!=thd", 0), ("p.mode==paged", 0),
-    ("p.ratio>0", 1), ("p.ratio<=0.1", 1), ("p.ratio== 0.1", 1), ("p.ratio!=-1", 1), ("p.ratio<-1e3", 0), ("p.ratio>=1.", 0),
+    ("p.ratio>0", 1), ("p.ratio<=0.1", 1), ("p.ratio== 0.1", 1), ("p.ratio!=-1", 1), ("p.ratio<-1e3", 0),
+    ("p.ratio>=1.", 0),
     ("(p.mode==thd)+(p.ratio>0)", 2), ("!(p.mode==thd)", 0), ("p.mode==thd&&p.ratio>0||N/0", 1),
     ("ftrunc(p.ratio,Nk)", 4), ("ftrunc(p.ratio,-Nk)", -4), ("has(q)", 1), ("has(mask)", 0), ("dt(q)==bf16", 1),
     ("dt(mask)", -1), ("rank(q)", 4), ("rank(k)", -1), ("dim(q,1)", 8), ("dim(q,4)", -1), ("dim(q,-1)", -1),
@@ -84,7 +87,8 @@ struct ExpressionContext {
   }
 
   static let withoutValue: [(String, Fault.Reason)] = [
-    ("U", .unbound), ("U+1/0", .unbound), ("1/0+U", .division), ("1&&U", .unbound), ("0||U", .unbound), ("U&&0", .unbound),
+    ("U", .unbound), ("U+1/0", .unbound), ("1/0+U", .division), ("1&&U", .unbound), ("0||U", .unbound),
+    ("U&&0", .unbound),
     ("U||1", .unbound), ("1/0", .division), ("1%0", .division), ("cdiv(1,0)", .division), ("1/-1", .division),
     ("1%(B-N)", .division), ("9223372036854775807+1", .overflow), ("-9223372036854775807-2", .overflow),
     ("-(-9223372036854775807-1)", .overflow), ("4611686018427387904*2", .overflow), ("dim(q,U)", .unbound),
@@ -100,7 +104,9 @@ struct ExpressionContext {
     #expect(fault.symbol == (expected == .unbound ? 4 : -1))
   }
 
-  @Test(arguments: [1e300, -1e300, .infinity, .nan, 9.223372036854775807e18]) func ftruncFaultsBeyond64Bits(ratio: Double) throws {
+  @Test(arguments: [1e300, -1e300, .infinity, .nan, 9.223372036854775807e18]) func ftruncFaultsBeyond64Bits(
+    ratio: Double
+  ) throws {
     var context = ExpressionContext()
     context.set(symbols: [2, 16, 48, 64, nil], params: [1, 64, ratio, 1, 9], shapes: [])
     #expect(try context.value("ftrunc(p.ratio,1)") == .failure(Fault(reason: .overflow)))
@@ -121,17 +127,26 @@ struct ExpressionContext {
   }
 
   static let refused: [(String, String)] = [
-    ("", "end"), ("1+", "end"), ("1 2", "nothing more"), ("(1", "close expected"), ("1)", "nothing more"), ("1<2<3", "follow a comparison"),
-    ("1==2!=0", "follow a comparison"), ("p.mode==thd+1", "follow a comparison"), ("p.ratio>1*2", "follow a comparison"), ("a", "unknown word a"), ("B.", "cannot read"), ("1.5", "expected instead of"), ("#", "cannot read"),
-    ("9223372036854775808", "64 bits"), ("p.none", "no parameter none"), ("p.loose", "not structural"), ("p.ratio", "left of"),
-    ("p.mode", "left of"), ("p.ratio+1", "left of"), ("-p.ratio", "left of"), ("!p.mode", "left of"), ("(p.mode)==thd", "left of"),
+    ("", "end"), ("1+", "end"), ("1 2", "nothing more"), ("(1", "close expected"), ("1)", "nothing more"),
+    ("1<2<3", "follow a comparison"),
+    ("1==2!=0", "follow a comparison"), ("p.mode==thd+1", "follow a comparison"),
+    ("p.ratio>1*2", "follow a comparison"), ("a", "unknown word a"), ("B.", "cannot read"),
+    ("1.5", "expected instead of"), ("#", "cannot read"),
+    ("9223372036854775808", "64 bits"), ("p.none", "no parameter none"), ("p.loose", "not structural"),
+    ("p.ratio", "left of"),
+    ("p.mode", "left of"), ("p.ratio+1", "left of"), ("-p.ratio", "left of"), ("!p.mode", "left of"),
+    ("(p.mode)==thd", "left of"),
     ("p.ratio>B", "only with a number"), ("p.ratio>inf", "only with a number"), ("p.ratio>1e999", "too large"),
-    ("p.ratio&&1", "left of"), ("1&&p.ratio", "left of"), ("p.mode<thd", "only == and !="), ("p.mode==f32", "one of plain, thd"),
+    ("p.ratio&&1", "left of"), ("1&&p.ratio", "left of"), ("p.mode<thd", "only == and !="),
+    ("p.mode==f32", "one of plain, thd"),
     ("thd==p.mode", "unknown word thd"), ("0<p.ratio", "left of"), ("k.none", "k.none"), ("has(z)", "no tensor z"),
-    ("has(1)", "a tensor expected"), ("dim(q)", "comma expected"), ("min(1)", "comma expected"), ("sin(1)", "no function sin"),
-    ("ftrunc(p.count,1)", "f64 parameter"), ("ftrunc(1,1)", "f64 parameter"), ("min(1,2,3)", "close expected"), ("1|2", "cannot read"),
+    ("has(1)", "a tensor expected"), ("dim(q)", "comma expected"), ("min(1)", "comma expected"),
+    ("sin(1)", "no function sin"),
+    ("ftrunc(p.count,1)", "f64 parameter"), ("ftrunc(1,1)", "f64 parameter"), ("min(1,2,3)", "close expected"),
+    ("1|2", "cannot read"),
     ("\u{e9}", "cannot read"), ("1\0", "cannot read"), (String(repeating: "1", count: 257), "longer than 256"),
-    ("1" + String(repeating: "+1", count: 64), "more than 128 nodes"), (String(repeating: "(", count: 200), "more than 128"),
+    ("1" + String(repeating: "+1", count: 64), "more than 128 nodes"),
+    (String(repeating: "(", count: 200), "more than 128"),
     (String(repeating: "-", count: 200) + "1", "more than 128"), (String(repeating: "!", count: 250), "more than 128"),
   ]
 
@@ -142,7 +157,8 @@ struct ExpressionContext {
   }
 
   @Test func seesOnlyItsScope() throws {
-    let context = ExpressionContext(), plain = ExpressionContext.scope
+    let context = ExpressionContext()
+    let plain = ExpressionContext.scope
     #expect(throws: Refusal.self) { try context.value("k.bq", in: plain) }
     #expect(throws: Refusal.self) { try context.value("$workers", in: plain) }
     #expect(throws: Refusal.self) { try context.value("B", in: plain.withoutSymbols()) }
@@ -177,7 +193,9 @@ struct ExpressionContext {
       c.set(
         symbols: e["symbols"].array.map { $0.isNull ? nil : $0.integer }, params: e["params"].array.map(\.real),
         shapes: e["shapes"].array.map { $0.isNull ? nil : $0.array.map(\.integer) })
-      let present = e["present"].array.enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element.integer) << UInt64($1.offset) }
+      let present = e["present"].array.enumerated().reduce(UInt64(0)) {
+        $0 | UInt64($1.element.integer) << UInt64($1.offset)
+      }
       c.set(
         dtypes: e["dtypes"].array.map { Int32($0.integer) }, present: present, knobs: e["knobs"].array.map(\.integer),
         workers: e["workers"].integer)
@@ -186,7 +204,8 @@ struct ExpressionContext {
     let rows = data["rows"].array.map(\.array)
     #expect(rows.count == 4000 && contexts.count == 24)
     for row in rows {
-      let text = row[0].string, expected = row[2].optional ?? "\(row[2].integer)"
+      let text = row[0].string
+      let expected = row[2].optional ?? "\(row[2].integer)"
       #expect(outcome(text, contexts[Int(row[1].integer)]) == expected, "\(text)")
     }
   }

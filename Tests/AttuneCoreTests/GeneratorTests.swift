@@ -10,7 +10,8 @@ import Testing
     _ text: String, _ shape: [Int64], _ dtype: DType = .f32, seed: UInt64 = 1, name: String = "x"
   ) throws -> [Double] {
     let generator = try Generator(parsing: text, in: ExpressionContext.scope)
-    let count = Int(shape.reduce(1, *)), guardBytes = 64
+    let count = Int(shape.reduce(1, *))
+    let guardBytes = 64
     let buffer = UnsafeMutableRawPointer.allocate(byteCount: count * dtype.size + guardBytes, alignment: 64)
     defer { buffer.deallocate() }
     buffer.initializeMemory(as: UInt8.self, repeating: 0xa5, count: count * dtype.size + guardBytes)
@@ -112,8 +113,12 @@ import Testing
   }
 
   @Test func formulas() throws {
-    #expect(try GeneratorTests.fill("slopes", [2, 4]) == [0.25, 0.0625, 0.015625, 0.00390625, 0.25, 0.0625, 0.015625, 0.00390625])
-    let sin = try GeneratorTests.fill("sin", [2, 3, 4], .f64), cos = try GeneratorTests.fill("cos", [2, 3, 4], .f64)
+    #expect(
+      try GeneratorTests.fill("slopes", [2, 4]) == [
+        0.25, 0.0625, 0.015625, 0.00390625, 0.25, 0.0625, 0.015625, 0.00390625,
+      ])
+    let sin = try GeneratorTests.fill("sin", [2, 3, 4], .f64)
+    let cos = try GeneratorTests.fill("cos", [2, 3, 4], .f64)
     for i in 0..<24 { #expect(abs(sin[i] * sin[i] + cos[i] * cos[i] - 1) < 1e-6) }
     #expect(sin[..<4] == [0, 0, 0, 0] && sin[12..<16] == [0, 0, 0, 0])
     // Position 2: angles 2, 2, 2/100, 2/100.
@@ -125,7 +130,8 @@ import Testing
   /// Types differ by rounding only.
   @Test func typesShareTheirNumbers() throws {
     let exact = try GeneratorTests.fill("normal", [1000], .f32)
-    let half = try GeneratorTests.fill("normal", [1000], .f16), brain = try GeneratorTests.fill("normal", [1000], .bf16)
+    let half = try GeneratorTests.fill("normal", [1000], .f16)
+    let brain = try GeneratorTests.fill("normal", [1000], .bf16)
     for i in 0..<1000 {
       #expect(abs(half[i] - exact[i]) <= max(abs(exact[i]) * 0x1p-11, 0x1p-25))
       #expect(abs(brain[i] - exact[i]) <= abs(exact[i]) * 0x1p-8)
@@ -144,7 +150,8 @@ import Testing
 
   /// Seeded, per tensor, and the same on every machine: these numbers are part of what other tests build on.
   @Test func isReproducible() throws {
-    let x = try GeneratorTests.fill("normal", [64], seed: 5), again = try GeneratorTests.fill("normal", [64], seed: 5)
+    let x = try GeneratorTests.fill("normal", [64], seed: 5)
+    let again = try GeneratorTests.fill("normal", [64], seed: 5)
     #expect(x == again)
     #expect(try GeneratorTests.fill("normal", [64], seed: 6) != x)
     #expect(try GeneratorTests.fill("normal", [64], seed: 5, name: "y") != x)
@@ -163,7 +170,8 @@ import Testing
   }
 
   @Test(arguments: [
-    "", "gauss", "normal(", "normal)", "normal(1)", "normal(1,2,3)", "zeros(1)", "ints(1)", "weight(Z)", "weight()", "ints(1,1e3)",
+    "", "gauss", "normal(", "normal)", "normal(1)", "normal(1,2,3)", "zeros(1)", "ints(1)", "weight(Z)", "weight()",
+    "ints(1,1e3)",
     "uniform(p.loose,1)", "normal(1,2)x", "Normal",
   ]) func refuses(text: String) {
     #expect(throws: Refusal.self) { try Generator(parsing: text, in: ExpressionContext.scope) }

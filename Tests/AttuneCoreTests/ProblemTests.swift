@@ -53,7 +53,8 @@ import Testing
       }
       #expect(problem.slots.count == row["tensors"].keys.count, "\(place)")
       for (i, name) in problem.entry.symbols.enumerated() {
-        #expect(row["symbols"][name].isNull || row["symbols"][name].integer == problem.bound.symbol(i), "\(place) \(name)")
+        #expect(
+          row["symbols"][name].isNull || row["symbols"][name].integer == problem.bound.symbol(i), "\(place) \(name)")
       }
       #expect(problem.bound.flops == row["flops"].integer, "\(place)")
     }
@@ -68,7 +69,8 @@ import Testing
   }
 
   @Test func extrasBringTheirGenerator() throws {
-    let op = try TestDescriptors.compile("softmax"), entry = try #require(op.entry(named: "forward"))
+    let op = try TestDescriptors.compile("softmax")
+    let entry = try #require(op.entry(named: "forward"))
     let symbols = try ProblemText.symbols("B=1, Hq=2,Hkv=2,Nq=3,Nk=5,D=4,Dv=4", entry)
     let extras = try ProblemText.tensors("mask = bernoulli(0.25); sinks; lse", op, entry)
     let problem = try ProblemShapes(op: op, entry: entry, params: [], symbols: symbols, extras: extras)
@@ -85,7 +87,8 @@ import Testing
     ("B=1,Hq=2,Hkv=2,Nq=3,D=4,Dv=4", "", "", .shape, "size for Nk is missing"),
     ("B=1,Hq=3,Hkv=2,Nq=3,Nk=3,D=4,Dv=4", "", "", .shape, "Hq must be a multiple"),
     ("B=1,Hq=2,Hkv=2,Nq=3,Nk=3,D=4,Dv=4,Tq=7", "", "", .shape, "Tq is 7, expected 3"),
-    ("B=1,Z=2", "", "", .shape, "no symbol Z"), ("B", "", "", .shape, "no SYMBOL=INTEGER"), ("B=x", "", "", .shape, "no SYMBOL"),
+    ("B=1,Z=2", "", "", .shape, "no symbol Z"), ("B", "", "", .shape, "no SYMBOL=INTEGER"),
+    ("B=x", "", "", .shape, "no SYMBOL"),
     ("B=-1", "", "", .shape, "B is -1"), ("B=1,B=2", "", "", .shape, "B is there twice"),
     ("B=99999999999999999999", "", "", .shape, "no SYMBOL=INTEGER"),
     ("B=9223372036854775807,Hq=2,Hkv=2,Nq=3,Nk=3,D=4,Dv=4", "", "", .shape, ""),
@@ -103,7 +106,8 @@ import Testing
   ]
 
   @Test(arguments: refused.indices) func refuses(row: Int) throws {
-    let op = try TestDescriptors.compile("softmax"), entry = try #require(op.entry(named: "forward"))
+    let op = try TestDescriptors.compile("softmax")
+    let entry = try #require(op.entry(named: "forward"))
     let (shape, params, tensors, code, sentence) = ProblemTests.refused[row]
     let refusal = #expect(throws: Refusal.self) {
       try ProblemShapes(
@@ -118,7 +122,8 @@ import Testing
   @Test(arguments: TestDescriptors.names) func drawsRandomProblems(name: String) throws {
     let op = try TestDescriptors.compile(name)
     for entry in op.entries {
-      var shapes: Set<[[Int64]]> = [], optional: Set<String> = []
+      var shapes: Set<[[Int64]]> = []
+      var optional: Set<String> = []
       for seed in UInt64(0)..<40 {
         let problem = try RandomProblem.draw(op, entry, seed: seed)
         shapes.insert(problem.slots.map(\.shape))
@@ -137,7 +142,8 @@ import Testing
   }
 
   @Test func drawsOtherTypes() throws {
-    let op = try TestDescriptors.compile("nsa"), entry = try #require(op.entry(named: "forward"))
+    let op = try TestDescriptors.compile("nsa")
+    let entry = try #require(op.entry(named: "forward"))
     for seed in UInt64(0)..<10 {
       let problem = try RandomProblem.draw(op, entry, seed: seed, dtype: .f16)
       #expect(problem.slots.first?.dtype == .f16)
@@ -148,7 +154,8 @@ import Testing
     var spec = try TestDescriptors.load("lla")
     spec.entries[2].rules.append(Descriptor.Rule(code: .unsupported, expr: "B==77", text: "only 77"))
     spec.presets.removeAll { $0.entry == "step" }
-    let op = try OperatorCompiler.compile(spec), entry = try #require(op.entry(named: "step"))
+    let op = try OperatorCompiler.compile(spec)
+    let entry = try #require(op.entry(named: "step"))
     let refusal = #expect(throws: Refusal.self) { try RandomProblem.draw(op, entry, seed: 1) }
     #expect(refusal?.message.contains("no legal problem in 1000") == true)
   }

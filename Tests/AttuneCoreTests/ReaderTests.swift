@@ -220,7 +220,8 @@ final class Tables: @unchecked Sendable {
     #expect(refusal?.code == .unsupported)
     #expect(
       refusal?.message
-        == "t: entries[0]: forward: tensors[1]: attune_tensor_spec uses byte 95, which this version of the library (80 bytes) does not know"
+        == "t: entries[0]: forward: tensors[1]: attune_tensor_spec uses byte 95, "
+        + "which this version of the library (80 bytes) does not know"
     )
   }
 

@@ -166,7 +166,8 @@ import Testing
         "warning: ATTUNE_LOG is \"loud\", expected debug, info, warning, error or off: ignored",
         "warning: ATTUNE_MAX_ISA is \"AVX2\", expected one of sse4, avx2, avx512: ignored",
         "warning: ATTUNE_THREADS is \"-1\", expected 1 to 1024: ignored",
-        "warning: ATTUNE_TUNE is \"fast\", expected one of off, frozen, estimate, measure, patient, exhaustive: ignored",
+        "warning: ATTUNE_TUNE is \"fast\", "
+          + "expected one of off, frozen, estimate, measure, patient, exhaustive: ignored",
         "warning: ATTUNE_TUNE_BUDGET_MS is \"1e3\", expected 1 to 86400000: ignored",
       ])
   }

@@ -3,8 +3,8 @@ import Foundation
 
 @testable import AttuneCore
 
-/// The operators' descriptors in their JSON form (ABI.md section 4), as test data. JSON has no kernels: every entry gets a
-/// REFERENCE that does nothing.
+/// The operators' descriptors in their JSON form (ABI.md section 4), as test data. JSON has no kernels: every entry
+/// gets a REFERENCE that does nothing.
 enum TestDescriptors {
   static let folder = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Descriptors")
 

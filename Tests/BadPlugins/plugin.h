@@ -1,5 +1,5 @@
-/* The smallest plugin that is right. A file includes it after defining what it wants to be wrong; the name of the file is
- * the operator's id. */
+/* The smallest plugin that is right. A file includes it after defining what it wants to be wrong; the name of the file
+ * is the operator's id. */
 #include <attune/plugin.h>
 
 #ifndef PLUGIN_ID

@@ -122,9 +122,12 @@ def test_huge_scores(op, entry, kernel):
     ran = 0
     for seed in range(2 * ROUNDS):
         rng = np.random.default_rng([seed, 7])
-        problem = problems.draw(
-            PREPARED[op], entry, rng, "f32", plain=True, params={"scale": 0.25}, sizes={"D": 64}
-        )
+        try:
+            problem = problems.draw(
+                PREPARED[op], entry, rng, "f32", plain=True, params={"scale": 0.25}, sizes={"D": 64}
+            )
+        except problems.NoProblem as why:
+            pytest.skip(str(why))
         problems.fill(problem, rng, exact=True)
         try:
             got = runner.run(CONTEXTS[2], problem, kernel)

@@ -238,6 +238,3 @@ def test_jax(ctx):
     assert isinstance(o, jax.Array) and close(np.asarray(o), expected(**x)[0])
     half = ctx.run("softmax", **{n: a.astype(jax.numpy.bfloat16) for n, a in j.items()})["o"]
     assert isinstance(half, jax.Array) and half.dtype == jax.numpy.bfloat16
-    with pytest.raises(attune.Error) as caught:  # its arrays are immutable
-        ctx.run("softmax", **j, out={"o": o})
-    assert (caught.value.code, caught.value.argument) == ("E_INVALID", "o")

@@ -1,4 +1,4 @@
-// Register-tile products of small row-major f32 matrices, the core of every tiled kernel:
+// Products of small row-major matrices in registers, the core of every kernel:
 //   C[rows x 32] (+)= A[rows x depth] B[depth x 32]     (32 = 2 vectors on AVX-512, 16 on AVX2, 8 on SSE4 and NEON)
 // A is read by broadcast and may lie anywhere; B is a panel: `depth` rows of kPanel consecutive floats, best aligned to
 // 64 bytes.
@@ -10,13 +10,14 @@
 #endif
 #include <hwy/highway.h>
 
+#include "_kit/storage-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace attune_kit {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr size_t kLanes = hn::MaxLanes(hn::ScalableTag<float>());
 // Rows of a tile: kTileRows * 2 accumulators + 2 columns of B + 1 of A fit the register file (32 or 16 vectors).
 #if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64
 constexpr int kTileRows = 8;
@@ -27,41 +28,43 @@ constexpr int kTileRows = 4;  // without FMA a product needs a register too
 #endif
 constexpr size_t kPanel = 2 * kLanes;  // columns of a panel
 
-// C[kRows x kVectors*kLanes] = (kAdd ? C : 0) + A B. lda, ldc in floats; the panel's rows are kPanel apart.
-template <int kRows, int kVectors, bool kAdd>
-HWY_INLINE void Tile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b,
+// C[kRows x kVectors*kLanes] = (kAdd ? C : 0) + A B. lda, ldb, ldc: distances of rows in elements; a panel's ldb is
+// kPanel. B may be f32, bf16 or f16: 16-bit storage is widened as it is loaded.
+template <int kRows, int kVectors, bool kAdd, class T>
+HWY_INLINE void Tile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const T* HWY_RESTRICT b, size_t ldb,
                      float* HWY_RESTRICT c, size_t ldc) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) sum[i][v] = kAdd ? hn::LoadU(d, c + i * ldc + v * kLanes) : hn::Zero(d);
   }
   for (size_t k = 0; k < depth; k++) {
-    V column[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) column[v] = hn::LoadU(d, b + k * kPanel + v * kLanes);
+    V row[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; v++) row[v] = LoadAsFloat(d, b + k * ldb + v * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; i++) {
       const V scalar = hn::Set(d, a[i * lda + k]);
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, column[v], sum[i][v]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, row[v], sum[i][v]);
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; v++) hn::StoreU(sum[i][v], d, c + i * ldc + v * kLanes);
   }
 }
 
-// The same for 1 <= rows <= kTileRows known at run time. Each row's sum is formed in the same order whatever `rows` is.
-template <int kVectors, bool kAdd, int kRows = kTileRows>
-HWY_INLINE void TileRows(int rows, size_t depth, const float* a, size_t lda, const float* b, float* c, size_t ldc) {
-  if (rows >= kRows) return Tile<kRows, kVectors, kAdd>(depth, a, lda, b, c, ldc);
-  if constexpr (kRows > 1) TileRows<kVectors, kAdd, kRows - 1>(rows, depth, a, lda, b, c, ldc);
+// The same for 1 <= rows <= kRows known at run time. Each row's sum is formed in the same order whatever `rows` is.
+template <int kVectors, bool kAdd, int kRows = kTileRows, class T>
+HWY_INLINE void TileRows(int rows, size_t depth, const float* a, size_t lda, const T* b, size_t ldb, float* c,
+                         size_t ldc) {
+  if (rows >= kRows) return Tile<kRows, kVectors, kAdd>(depth, a, lda, b, ldb, c, ldc);
+  if constexpr (kRows > 1) TileRows<kVectors, kAdd, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
 }
 
 #endif  // ATTUNE_ISA

@@ -78,9 +78,18 @@ attune_status CheckCommon(const attune_exec& x, const Problem& c, int64_t capaci
   return status;
 }
 
+// Most calls bring no index data at all; reading the whole problem would cost as much as a small call.
+template <size_t N>
+bool HasAny(const attune_exec& x, const int (&tensors)[N]) {
+  for (const int t : tensors)
+    if (x.tensors[t]) return true;
+  return false;
+}
+
 }  // namespace
 
 attune_status CheckForward(const attune_exec* x) {
+  if (!HasAny(*x, {kFwdCuQ, kFwdCuK, kFwdSeqlensK, kFwdKeyStart, kFwdSlopes, kFwdPageTable})) return ATTUNE_OK;
   const Problem c = ReadForward(*x);
   attune_status status = CheckCuts(*x, "cu_seqlens_q", c.cu_q, c.q.view.Dim(0));
   if (status == ATTUNE_OK) status = CheckCuts(*x, "cu_seqlens_k", c.cu_k, c.k.cached.view.Dim(0));
@@ -89,6 +98,7 @@ attune_status CheckForward(const attune_exec* x) {
 }
 
 attune_status CheckStep(const attune_exec* x) {
+  if (!HasAny(*x, {kStepSeqlensK, kStepKeyStart, kStepSlopes})) return ATTUNE_OK;
   const Problem c = ReadStep(*x);
   return CheckCommon(*x, c, c.Nk);
 }

@@ -1,4 +1,4 @@
-// The tiled kernel: one pass over the keys per tile of query rows, scores never stored beyond a tile.
+// The vector kernels: one pass over the keys per tile of query rows, scores never stored beyond a tile.
 #ifndef ATTUNE_SOFTMAX_FUSED_H_
 #define ATTUNE_SOFTMAX_FUSED_H_
 #include <attune/plugin.h>
@@ -6,20 +6,23 @@
 namespace softmax {
 
 enum FusedKnob { kQueryRows, kKeyRows };
-constexpr int64_t kMaxQueryRows = 512;
+constexpr int64_t kMaxQueryRows = 512;  // largest value of the first
 
 // Task = (sequence, kv head, tile of query rows); a row is (query, head of the group), heads of one query next to each
-// other, so that a group shares its keys. The workspace holds one slice of FusedWorkspaceFloats per worker.
-#define ATTUNE_SOFTMAX_FUSED(isa)                   \
+// other, so that a group shares its keys. Fused: keys and values are packed, for many rows. Rows: they are read in
+// place, for few; no codes.
+#define ATTUNE_SOFTMAX_KERNELS(isa)                 \
   namespace isa {                                   \
   attune_status FusedForward(const attune_exec* x); \
   attune_status FusedStep(const attune_exec* x);    \
+  attune_status RowsForward(const attune_exec* x);  \
+  attune_status RowsStep(const attune_exec* x);     \
   }
-ATTUNE_SOFTMAX_FUSED(N_SSE4)
-ATTUNE_SOFTMAX_FUSED(N_AVX2)
-ATTUNE_SOFTMAX_FUSED(N_AVX3)
-ATTUNE_SOFTMAX_FUSED(N_NEON)
-#undef ATTUNE_SOFTMAX_FUSED
+ATTUNE_SOFTMAX_KERNELS(N_SSE4)
+ATTUNE_SOFTMAX_KERNELS(N_AVX2)
+ATTUNE_SOFTMAX_KERNELS(N_AVX3)
+ATTUNE_SOFTMAX_KERNELS(N_NEON)
+#undef ATTUNE_SOFTMAX_KERNELS
 
 }  // namespace softmax
 #endif  // ATTUNE_SOFTMAX_FUSED_H_

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "_kit/pack-inl.h"
+#include "_kit/scalar.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace softmax {

@@ -16,26 +16,45 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
   k.tasks = "B*Hq";
   k.workspace = workspace;
-  k.efficiency = 0.003;
+  k.efficiency = 0.004;
   return k;
 }
 
-constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256}, kKeyRowValues[] = {64, 128, 256};
+constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256, 512}, kKeyRowValues[] = {64, 128, 256};
+constexpr int64_t kFewRowValues[] = {32};
 constexpr attune_knob kFusedKnobs[] = {
-    Knob("bq", kQueryRowValues, 2, "query rows (queries times heads of a group) per task"),
+    Knob("bq", kQueryRowValues, 3, "query rows (queries times heads of a group) per task"),
     Knob("bk", kKeyRowValues, 1, "keys per tile"),
 };
+constexpr attune_knob kRowsKnobs[] = {
+    Knob("bq", kFewRowValues, 0, "query rows per task"),
+    Knob("bk", kKeyRowValues, 0, "keys per tile"),
+};
+
+constexpr char kWorkspace[] =
+    "4*$workers*(k.bq*(32*cdiv(D,32)+32*cdiv(Dv,32)+48)+32*(k.bk+16)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))";
 
 constexpr attune_kernel Fused(const char* tasks, double efficiency) {
   attune_kernel k =
-      Kernel("", ATTUNE_INVARIANT, nullptr, "one pass over tiles of keys, register-tile products, online softmax");
+      Kernel("", ATTUNE_INVARIANT, nullptr, "packed tiles of keys, register-tile products, online softmax");
   k.knobs = Span(kFusedKnobs);
   k.knob_when = "k.bq<=32||k.bq<2*Hq/Hkv*Nq";
   k.tasks = tasks;
-  k.workspace = "4*$workers*(k.bq*(32*cdiv(D,32)+32*cdiv(Dv,32)+k.bk+48)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))";
+  k.workspace = kWorkspace;
   k.efficiency = efficiency;
   return k;
 }
+constexpr attune_kernel Rows(const char* tasks, const char* when, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "keys and values read in place, once per group of heads");
+  k.knobs = Span(kRowsKnobs);
+  k.when = when;
+  k.tasks = tasks;
+  k.workspace = kWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+// Few rows per kv head, and no codes.
+constexpr char kForwardRowsWhen[] = "Hq/Hkv*Nq<=32&&dt(k)<u8&&dt(k_pages)<u8", kStepRowsWhen[] = "Hq/Hkv*Nq<=32";
 constexpr char kForwardTasks[] = "(p.layout==bhnd)*B*Hkv*cdiv(Hq/Hkv*Nq,k.bq)+(p.layout!=bhnd)*Hkv*(Hq/Hkv*Tq/k.bq+B)";
 // At least one per kv head, which writes the cache.
 constexpr char kStepTasks[] = "B*Hkv*max(1,cdiv(Hq/Hkv*Nq,k.bq))";
@@ -49,7 +68,7 @@ constexpr attune_kernel NativeKernel(attune_native_fn native) {
   k.args = Span(kNativeRowsArgs);
   k.when = kNativeRowsWhen;
   k.tasks = "B*Hq";
-  k.efficiency = 0.02;
+  k.efficiency = 0.03;
   return k;
 }
 
@@ -94,10 +113,14 @@ constexpr attune_entry BackwardEntry(attune_span kernels) {
 // Not constexpr only because of the cast; constant data all the same.
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.45)),
     OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, 0.8)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.25)),
     OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, 0.4)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.1)),
     OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, 0.1)),
 #elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.45)),
     OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, 0.8)),
 #endif
     NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
@@ -122,10 +145,14 @@ constexpr attune_kernel kBackwardKernels[] = {
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.45)),
     OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, 0.8)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.25)),
     OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, 0.4)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.1)),
     OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, 0.1)),
 #elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.45)),
     OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, 0.8)),
 #endif
     Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),

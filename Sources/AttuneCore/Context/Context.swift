@@ -39,7 +39,10 @@ package final class Context: @unchecked Sendable {
   }
 
   func bind(_ op: Operator, _ request: Problem) throws(Refusal) -> BoundProblem {
-    try Binder.bind(op: op, entry: request.entry, tensors: request.tensors.map(\.given), params: request.params)
+    let problem = try Binder.bind(
+      op: op, entry: request.entry, tensors: request.tensors.map(\.given), params: request.params)
+    try request.checkLayouts(problem)
+    return problem
   }
 
   func makePlan(

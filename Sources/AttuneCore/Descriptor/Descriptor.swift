@@ -49,7 +49,8 @@ package enum Descriptor {
     package var when: String?, knobWhen: String?, tasks: String?, workspace: String?, flops: String?, bytes: String?
     package var efficiency = 0.0
     nonisolated(unsafe) package var user: UnsafeMutableRawPointer?
-    /// Set when the kernel alone must be dropped (an unknown flag, a larger struct with non-zero tail); the entry stays.
+    /// Set when the kernel alone must be dropped (an unknown flag, a larger struct with non-zero tail); the entry
+    /// stays.
     package var refused: String?
   }
 

@@ -1,7 +1,7 @@
 import CAttune
 
-/// Kernels, with their arguments and knobs. A kernel that cannot be understood stays in the list, marked as refused: the
-/// others work, and a user can be told why this one does not.
+/// Kernels, with their arguments and knobs. A kernel that cannot be understood stays in the list, marked as refused:
+/// the others work, and a user can be told why this one does not.
 extension DescriptorReader {
   static func kernels(_ span: attune_span) throws(Refusal) -> [Descriptor.Kernel] {
     let (addresses, stride) = try Untrusted.elements(

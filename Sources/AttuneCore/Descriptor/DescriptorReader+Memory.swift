@@ -22,8 +22,8 @@ extension attune_plugin: GrowingStruct { package static var minimumSize: Int { 8
 
 /// Checked copies of what lies behind the pointers of a plugin's tables. Nothing is assumed about alignment.
 ///
-/// Refusals carry E_LOAD for what is malformed and E_UNSUPPORTED for what only a later version would understand, and name
-/// the field. Pointers themselves cannot be judged inside the process; sizes, counts and lengths are bounded.
+/// Refusals carry E_LOAD for what is malformed and E_UNSUPPORTED for what only a later version would understand, and
+/// name the field. Pointers themselves cannot be judged inside the process; sizes, counts and lengths are bounded.
 package enum Untrusted {
   /// Larger than any struct will ever be; bounds how far a lie about a size can lead.
   private static let maxStructSize = 1 << 14

@@ -21,9 +21,10 @@ package struct PluginTable: Sendable {
   package var getExtension: GetExtension?
 }
 
-/// Copies a plugin's tables into `Descriptor` values. Trusts nothing in them: what is wrong in a kernel drops that kernel
-/// (`Descriptor.Kernel.refused`), what is wrong elsewhere drops the operator, what is wrong in the plugin's own row refuses
-/// the plugin. Meaning (expressions, names that must exist, legal defaults) is judged later by `OperatorCompiler`.
+/// Copies a plugin's tables into `Descriptor` values. Trusts nothing in them: what is wrong in a kernel drops that
+/// kernel (`Descriptor.Kernel.refused`), what is wrong elsewhere drops the operator, what is wrong in the plugin's own
+/// row refuses the plugin. Meaning (expressions, names that must exist, legal defaults) is judged later by
+/// `OperatorCompiler`.
 package enum DescriptorReader {
   static let maxOperators = 64, maxWords = 64, maxTolerances = 16
   static let maxText = 4096  // sentences, documentation, lists in presets

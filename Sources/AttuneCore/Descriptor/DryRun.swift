@@ -1,7 +1,7 @@
 import CAttune
 
-/// The last registration check: presets bind, and every expression has a value on random problems. What parses may still
-/// divide by a size of zero or need a symbol that nothing binds in some mode.
+/// The last registration check: presets bind, and every expression has a value on random problems. What parses may
+/// still divide by a size of zero or need a symbol that nothing binds in some mode.
 enum DryRun {
   private static let problems = 50
 
@@ -23,7 +23,8 @@ enum DryRun {
     let solver = ShapeSolver(op, entry)
     var numbers = SeededNumbers(seed: 0, name: entry.name)
     var dropped: [DroppedKernel] = []
-    var good = 0, fault: (rule: Int, Fault)?
+    var good = 0
+    var fault: (rule: Int, Fault)?
     for _ in 0..<RandomProblem.attempts where good < problems {
       switch solver.draw(&numbers) {
       case .refused: continue
@@ -49,7 +50,8 @@ enum DryRun {
   }
 
   private static func evaluateAll(_ solver: ShapeSolver) throws(Refusal) {
-    let entry = solver.entry, tables = solver.tables
+    let entry = solver.entry
+    let tables = solver.tables
     for item in entry.lets where !item.isDefault { _ = try value(item.value, solver) }
     try size(entry.flops, "flops", solver)
     if let bytes = entry.bytes { try size(bytes, "bytes", solver) }

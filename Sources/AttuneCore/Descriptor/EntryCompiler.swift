@@ -23,7 +23,8 @@ struct EntryCompiler {
     try checkLikes(tensors)
 
     let parser = ShapeParser(scope: scope)
-    let lets = try parser.lets(spec.let), buckets = try parser.buckets(spec.buckets)
+    let lets = try parser.lets(spec.let)
+    let buckets = try parser.buckets(spec.buckets)
     try checkBound(tensors, lets)
     var rules: [Expression] = []
     for (i, rule) in spec.rules.enumerated() {
@@ -46,7 +47,8 @@ struct EntryCompiler {
     try require(Words.isName(spec.name), "\"\(spec.name)\" is no name of an entry")
     try require((spec.name == "forward") == (spec.kind == .forward), "forward and the kind FORWARD go together")
     if let of = spec.of {
-      try require(of != spec.name && op.entries.contains { $0.name == of }, "it differentiates \(of), which is no other entry")
+      try require(
+        of != spec.name && op.entries.contains { $0.name == of }, "it differentiates \(of), which is no other entry")
     }
     try require(
       spec.kind != .backward || spec.of != nil && spec.name.hasPrefix("backward"),
@@ -54,7 +56,8 @@ struct EntryCompiler {
   }
 
   private func checkNames() throws(Refusal) {
-    try require(spec.tensors.count <= Limits.tensors, "\(spec.tensors.count) tensors, at most \(Limits.tensors) are allowed")
+    try require(
+      spec.tensors.count <= Limits.tensors, "\(spec.tensors.count) tensors, at most \(Limits.tensors) are allowed")
     try require(symbols.count <= Limits.symbols, "\(symbols.count) symbols, at most \(Limits.symbols) are allowed")
     try require(spec.rules.count <= Limits.rules, "\(spec.rules.count) rules, at most \(Limits.rules) are allowed")
     for names in [spec.tensors.map(\.name), symbols] {
@@ -108,7 +111,8 @@ struct EntryCompiler {
   private func checkLikes(_ tensors: [TensorModel]) throws(Refusal) {
     for tensor in tensors {
       guard case .like(let other) = tensor.shape, case .like = tensors[other].shape else { continue }
-      throw Refusal(.load, tensor.spec.name, "tensor \(tensor.spec.name): \(tensor.spec.shape), which has no shape of its own")
+      throw Refusal(
+        .load, tensor.spec.name, "tensor \(tensor.spec.name): \(tensor.spec.shape), which has no shape of its own")
     }
   }
 

@@ -10,8 +10,10 @@ struct KernelCompiler {
   /// Throws when the entry as a whole is broken: not exactly one REFERENCE, or too many kernels.
   func compile(_ specs: [Descriptor.Kernel]) throws(Refusal) -> (kernels: [Kernel], dropped: [DroppedKernel]) {
     try require(specs.count <= Limits.kernels, "\(specs.count) kernels, at most \(Limits.kernels) are allowed")
-    var kernels: [Kernel] = [], dropped: [DroppedKernel] = []
-    var names: Set<String> = [], candidates = 0
+    var kernels: [Kernel] = []
+    var dropped: [DroppedKernel] = []
+    var names: Set<String> = []
+    var candidates = 0
     for spec in specs {
       do throws(Refusal) {
         try require(names.insert(spec.name).inserted, "a kernel before it has the same name")
@@ -91,18 +93,21 @@ struct KernelCompiler {
       try require(
         (1...Limits.knobValues).contains(knob.values.count),
         "knob \(knob.name) has \(knob.values.count) values, expected 1 to \(Limits.knobValues)")
-      try require(knob.values.indices.contains(knob.def), "knob \(knob.name): default \(knob.def) is no index of its values")
+      try require(
+        knob.values.indices.contains(knob.def), "knob \(knob.name): default \(knob.def) is no index of its values")
     }
   }
 
   private func arguments(_ spec: Descriptor.Kernel, _ knobbed: Scope) throws(Refusal) -> [KernelArgument] {
-    try require(spec.args.count <= Limits.arguments, "\(spec.args.count) arguments, at most \(Limits.arguments) are allowed")
+    try require(
+      spec.args.count <= Limits.arguments, "\(spec.args.count) arguments, at most \(Limits.arguments) are allowed")
     var arguments: [KernelArgument] = []
     for (i, row) in spec.args.enumerated() {
       arguments.append(try at("argument \(i)") { () throws(Refusal) in try argument(row, knobbed) })
     }
     guard spec.native != nil else { return arguments }
-    let begins = spec.args.count { $0.kind == .taskBegin }, ends = spec.args.count { $0.kind == .taskEnd }
+    let begins = spec.args.count { $0.kind == .taskBegin }
+    let ends = spec.args.count { $0.kind == .taskEnd }
     try require(begins == ends && begins <= 1, "TASK_BEGIN and TASK_END come together or not at all")
     try require(begins == 1 || spec.tasks == nil, "a native kernel with tasks needs TASK_BEGIN and TASK_END")
     return arguments
@@ -125,7 +130,8 @@ struct KernelCompiler {
       return .tensor(try tensor())
     case .stride:
       try check([.i32, .i64])
-      let index = try tensor(), rank = largestRank(index)
+      let index = try tensor()
+      let rank = largestRank(index)
       try require(row.dim >= 0 && Int(row.dim) < rank, "\(row.name) has no dim \(row.dim)")
       return .stride(tensor: index, dim: Int(row.dim), row.ctype)
     case .expr:

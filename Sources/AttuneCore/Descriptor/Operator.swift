@@ -105,5 +105,7 @@ package enum KernelArgument: Sendable {
   case expr(Expression, Descriptor.Argument.CType)
   case param(Int, Descriptor.Argument.CType)
   case workspace, exec
-  case taskBegin(Descriptor.Argument.CType), taskEnd(Descriptor.Argument.CType), worker(Descriptor.Argument.CType)
+  case taskBegin(Descriptor.Argument.CType)
+  case taskEnd(Descriptor.Argument.CType)
+  case worker(Descriptor.Argument.CType)
 }

@@ -3,8 +3,8 @@ import CAttune
 /// Turns a descriptor that a plugin brought into an operator that can be trusted: every name resolved, every expression
 /// compiled, every check of ABI.md section 12 made.
 package enum OperatorCompiler {
-  /// Any thread. Throws E_LOAD with a sentence that says where: `op.entry: tensor q: ...`. A kernel with a fault is left
-  /// out of its entry and listed in `Entry.droppedKernels`.
+  /// Any thread. Throws E_LOAD with a sentence that says where: `op.entry: tensor q: ...`. A kernel with a fault is
+  /// left out of its entry and listed in `Entry.droppedKernels`.
   package static func compile(_ spec: Descriptor.Operator) throws(Refusal) -> Operator {
     try require(isIdentifier(spec.id), "\"\(spec.id)\" is no operator id")
     try at(spec.id) { () throws(Refusal) in
@@ -21,7 +21,9 @@ package enum OperatorCompiler {
     let op = Operator(descriptor: spec, entries: entries)
     let faulty = try DryRun.check(op)
     if faulty.values.allSatisfy(\.isEmpty) { return op }
-    return Operator(descriptor: spec, entries: try entries.map { (e) throws(Refusal) in try e.without(faulty[e.name] ?? [], spec.id) })
+    return Operator(
+      descriptor: spec, entries: try entries.map { (e) throws(Refusal) in try e.without(faulty[e.name] ?? [], spec.id) }
+    )
   }
 
   /// `nsa`, or reverse-DNS outside the project. `@` separates operator and plugin in callers' requests.
@@ -53,21 +55,27 @@ package enum OperatorCompiler {
   private static func checkDefault(_ p: Descriptor.Param) throws(Refusal) {
     switch p.kind {
     case .bool: try require(p.def.i == 0 || p.def.i == 1, "the default of a bool is 0 or 1")
-    case .enum: try require(p.def.i >= 0 && p.def.i < Int64(p.words.count), "the default \(p.def.i) is no index of its words")
+    case .enum:
+      try require(p.def.i >= 0 && p.def.i < Int64(p.words.count), "the default \(p.def.i) is no index of its words")
     case .i64: try checkDefault(p, .integer(p.def.i))
     case .f64: try checkDefault(p, .real(p.def.f))
     }
   }
 
   private static func checkDefault(_ p: Descriptor.Param, _ value: ParamValue) throws(Refusal) {
-    do throws(Refusal) { _ = try Parameters.legal(value, p, "default") } catch { throw Refusal(.load, "", error.message) }
+    do throws(Refusal) { _ = try Parameters.legal(value, p, "default") } catch {
+      throw Refusal(.load, "", error.message)
+    }
   }
 
   private static func checkTolerances(_ tolerances: [Descriptor.Tolerance]) throws(Refusal) {
-    if let name = Words.firstRepeated(tolerances.map(\.dtype.name)) { throw Refusal(.load, "", "two tolerances of \(name)") }
+    if let name = Words.firstRepeated(tolerances.map(\.dtype.name)) {
+      throw Refusal(.load, "", "two tolerances of \(name)")
+    }
     for t in tolerances {
       try require(
-        t.rtol >= 0 && t.atol >= 0 && t.rtol.isFinite && t.atol.isFinite, "tolerance of \(t.dtype.name) is no number >= 0")
+        t.rtol >= 0 && t.atol >= 0 && t.rtol.isFinite && t.atol.isFinite,
+        "tolerance of \(t.dtype.name) is no number >= 0")
     }
   }
 
@@ -78,7 +86,8 @@ package enum OperatorCompiler {
   }
 
   private static func checkPresets(_ spec: Descriptor.Operator) throws(Refusal) {
-    try require(spec.presets.count <= Limits.presets, "\(spec.presets.count) presets, at most \(Limits.presets) are allowed")
+    try require(
+      spec.presets.count <= Limits.presets, "\(spec.presets.count) presets, at most \(Limits.presets) are allowed")
     if let name = Words.firstRepeated(spec.presets.map(\.name)) { throw Refusal(.load, "", "two presets \(name)") }
     for preset in spec.presets {
       try require(Words.isName(preset.name), "\"\(preset.name)\" is no name of a preset")
@@ -94,7 +103,9 @@ extension Entry {
   /// The same entry when some kernels turned out to be unusable. Throws E_LOAD when REFERENCE is among them.
   fileprivate func without(_ faulty: [DroppedKernel], _ op: String) throws(Refusal) -> Entry {
     let names = Set(faulty.map(\.name))
-    if let reference = kernels.first(where: \.spec.isReference)?.spec.name, let why = faulty.first(where: { $0.name == reference }) {
+    if let reference = kernels.first(where: \.spec.isReference)?.spec.name,
+      let why = faulty.first(where: { $0.name == reference })
+    {
       throw Refusal(.load, "", "\(op).\(name): the REFERENCE kernel \(reference) cannot be used: \(why.reason)")
     }
     return Entry(

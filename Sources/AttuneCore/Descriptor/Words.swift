@@ -20,8 +20,11 @@ package enum Words {
 
   /// The pieces between separators outside parentheses and braces, without surrounding blanks.
   package static func split(_ text: String, at separator: Unicode.Scalar) -> [String] {
-    let bytes = Array(text.utf8), separator = UInt8(ascii: separator)
-    var pieces: [String] = [], start = 0, depth = 0
+    let bytes = Array(text.utf8)
+    let separator = UInt8(ascii: separator)
+    var pieces: [String] = []
+    var start = 0
+    var depth = 0
     for (i, c) in bytes.enumerated() {
       if c == UInt8(ascii: "(") || c == UInt8(ascii: "{") { depth += 1 }
       if c == UInt8(ascii: ")") || c == UInt8(ascii: "}") { depth -= 1 }

@@ -1,7 +1,7 @@
 import Glibc
 
-/// The last word before a file is opened and its constructors run. Whatever else may keep a file out (a list of files that
-/// crashed before, a first look by another process) belongs into `refusal(for:)`.
+/// The last word before a file is opened and its constructors run. Whatever else may keep a file out (a list of files
+/// that crashed before, a first look by another process) belongs into `refusal(for:)`.
 package struct Admission: Sendable {
   /// Globs on the ids of plugins and operators (ATTUNE_DISABLE).
   package let disabled: [String]

@@ -37,8 +37,8 @@ package struct Configuration: Sendable {
     "ATTUNE_OPENBLAS_CORETYPE",
   ]
 
-  /// `options` NULL: environment and defaults. Bad values of the environment cost one log line each; bad options are refused.
-  /// E_INVALID, E_UNSUPPORTED.
+  /// `options` NULL: environment and defaults. Bad values of the environment cost one log line each; bad options are
+  /// refused. E_INVALID, E_UNSUPPORTED.
   package init(options: UnsafePointer<attune_context_options>?) throws(Refusal) {
     let secure = crt_secure_mode() != 0
     try self.init(options: options, isSecure: secure) { name in
@@ -113,7 +113,8 @@ package struct Configuration: Sendable {
     if let p = options.wisdom { wisdom = try CallerMemory.string(p, limit: limit, "options.wisdom") }
   }
 
-  /// A caller with a callback of its own sees everything unless ATTUNE_LOG says otherwise; standard error sees warnings.
+  /// A caller with a callback of its own sees everything unless ATTUNE_LOG says otherwise; standard error sees
+  /// warnings.
   private static func makeLog(_ options: attune_context_options, level: String?, complaints: inout [String]) -> Log {
     var threshold: Log.Level? = options.log == nil ? .warning : .debug
     if let level, !level.isEmpty {

@@ -12,8 +12,8 @@ package struct PluginNote: Sendable, Equatable {
   }
 }
 
-/// Reads an ELF file that nobody vouches for. Every offset and size comes from the file, so each is checked before use and
-/// how much is read is bounded.
+/// Reads an ELF file that nobody vouches for. Every offset and size comes from the file, so each is checked before use
+/// and how much is read is bounded.
 package struct ELFReader {
   /// `count` bytes from `offset`, nil when they are not all there.
   package typealias Source = (_ offset: UInt64, _ count: Int) -> [UInt8]?
@@ -32,7 +32,8 @@ package struct ELFReader {
     self.arch = arch
   }
 
-  /// nil: a shared object for this machine without the note. E_LOAD: not such an object. E_ABI: a note of another major.
+  /// nil: a shared object for this machine without the note. E_LOAD: not such an object. E_ABI: a note of another
+  /// major.
   package func note() throws(Refusal) -> PluginNote? {
     let segments = try noteSegments()
     var found: PluginNote?

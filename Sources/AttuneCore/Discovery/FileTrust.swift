@@ -1,8 +1,8 @@
 import CRuntime
 import Glibc
 
-/// Whose files may be run. Only what trusted users alone can write is trusted; the checks below cannot replace that, they
-/// catch the mistakes.
+/// Whose files may be run. Only what trusted users alone can write is trusted; the checks below cannot replace that,
+/// they catch the mistakes.
 package struct FileTrust: Sendable {
   package let owners: [uid_t]
   package let isSecure: Bool

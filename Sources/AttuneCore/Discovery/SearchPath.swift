@@ -1,7 +1,7 @@
 import Glibc
 
-/// Where plugins are looked for, in order. A directory's rank is its place in the list, from 1; rank 0 is for files that
-/// a program names itself.
+/// Where plugins are looked for, in order. A directory's rank is its place in the list, from 1; rank 0 is for files
+/// that a program names itself.
 package struct SearchPath: Sendable {
   /// Who chose a directory: options or environment, the user's data directory, the place of this library, the system.
   package enum Origin: Sendable { case named, user, library, system }
@@ -15,7 +15,8 @@ package struct SearchPath: Sendable {
   /// Entries that were ignored, and why.
   package let warnings: [String]
 
-  /// Order: `pluginPath` (from options or ATTUNE_PLUGIN_PATH), the user's data directory, beside this library, the system's.
+  /// Order: `pluginPath` (from options or ATTUNE_PLUGIN_PATH), the user's data directory, beside this library, the
+  /// system's.
   package init(_ configuration: Configuration) {
     var beside: [String] = []
     if let own = OwnImage.path {

@@ -55,8 +55,8 @@ public func attune_plan_query(
 ) -> attune_status {
   guarded(error) { () throws(Refusal) in
     let plan = try planOrRefusal(plan)
-    guard let out else { throw Refusal(.invalid, "out", "out is NULL") }
-    let size = try CallerMemory.view(UnsafePointer(out), "out").pointee.struct_size
+    let out = try CallerMemory.output(out, "out")
+    let size = out.pointee.struct_size
     let best = plan.choice.order[0]
     out.pointee = attune_plan_info(
       struct_size: size, source: UInt32(plan.choice.source), rigor: UInt32(plan.choice.rigor), workers: best.workers,

@@ -2,9 +2,10 @@ import CAttune
 
 /// Value of the subtree at `root`: int64 with every step checked, `/` and `%` rounding down, booleans 0 and 1.
 ///
-/// Sets `fault` instead of trapping, and then returns 0; a caller starts with an empty fault and looks at it afterwards.
-/// `nodes` must come from a parsed `Expression` and `env` must have the tables of the scope it was parsed in. Allocates
-/// nothing, retains nothing, takes no lock: it runs on the execute path. Recursion is bounded by the number of nodes.
+/// Sets `fault` instead of trapping, and then returns 0; a caller starts with an empty fault and looks at it
+/// afterwards. `nodes` must come from a parsed `Expression` and `env` must have the tables of the scope it was parsed
+/// in. Allocates nothing, retains nothing, takes no lock: it runs on the execute path. Recursion is bounded by the
+/// number of nodes.
 package func evaluate(
   _ nodes: UnsafePointer<Expression.Node>, _ root: Int32, _ env: UnsafePointer<Environment>, _ fault: inout Fault
 ) -> Int64 {
@@ -70,7 +71,8 @@ package func evaluate(
   case .divide, .modulo, .cdiv:
     // y > 0 leaves no overflow: the quotient is never larger than x, and the corrections go towards zero's other side.
     guard y > 0 else { return fault.set(.division) }
-    let quotient = x / y, rest = x % y
+    let quotient = x / y
+    let rest = x % y
     switch node.kind {
     case .divide: return rest < 0 ? quotient &- 1 : quotient
     case .modulo: return rest < 0 ? rest &+ y : rest

@@ -1,8 +1,8 @@
 extension Expression {
   /// Compiles `text` (grammar: ABI.md section 5). Everything it mentions must be visible in `scope`. Any thread.
   ///
-  /// Throws E_LOAD with a sentence that quotes the text. Text from plugins may say anything: its length and its number of
-  /// nodes are checked while parsing, which also bounds the recursion.
+  /// Throws E_LOAD with a sentence that quotes the text. Text from plugins may say anything: its length and its
+  /// number of nodes are checked while parsing, which also bounds the recursion.
   package init(parsing text: String, in scope: Scope) throws(Refusal) {
     do throws(Refusal) {
       guard text.utf8.count <= Limits.expression else {
@@ -74,7 +74,8 @@ private struct ExpressionParser {
   }
 
   /// `p.layout==thd`: the word is looked up in that parameter.
-  private mutating func compareWord(_ index: Int, _ p: Descriptor.Param, _ op: Lexer.Operator) throws(Refusal) -> Int32 {
+  private mutating func compareWord(_ index: Int, _ p: Descriptor.Param, _ op: Lexer.Operator) throws(Refusal) -> Int32
+  {
     guard op == .equal || op == .notEqual else { throw Refusal(.load, "", "p.\(p.name) takes only == and !=") }
     guard case .word(let word) = try lexer.next(), let value = p.words.firstIndex(of: word) else {
       throw Refusal(.load, "", "p.\(p.name) is one of \(p.words.joined(separator: ", "))")
@@ -84,7 +85,8 @@ private struct ExpressionParser {
   }
 
   /// `p.softcap>0`, `p.norm_eps==-1`: only against a number.
-  private mutating func compareReal(_ index: Int, _ p: Descriptor.Param, _ op: Lexer.Operator) throws(Refusal) -> Int32 {
+  private mutating func compareReal(_ index: Int, _ p: Descriptor.Param, _ op: Lexer.Operator) throws(Refusal) -> Int32
+  {
     guard let kind = op.realKind else { throw Refusal(.load, "", "p.\(p.name) stands only left of a comparison") }
     var sign = 1.0
     if lexer.peek == .op(.subtract) {
@@ -130,7 +132,9 @@ private struct ExpressionParser {
       case .bool, .i64: return .number(add(.parameter, Int32(truncatingIfNeeded: index), 0))
       }
     case .knob(let name):
-      guard let index = scope.knobs?.firstIndex(of: name) else { throw Refusal(.load, "", "k.\(name) is not visible here") }
+      guard let index = scope.knobs?.firstIndex(of: name) else {
+        throw Refusal(.load, "", "k.\(name) is not visible here")
+      }
       return .number(add(.knob, Int32(truncatingIfNeeded: index), 0))
     case .workers:
       guard scope.knobs != nil else { throw Refusal(.load, "", "$workers is not visible here") }
@@ -165,7 +169,8 @@ private struct ExpressionParser {
       try expect(.comma)
       node = add(.dim, index, try number())
     case "ftrunc":
-      guard case .parameter(let name) = try lexer.next(), case let (index, param) = try parameter(name), param.kind == .f64
+      guard case .parameter(let name) = try lexer.next(), case (let index, let param) = try parameter(name),
+        param.kind == .f64
       else { throw Refusal(.load, "", "ftrunc takes an f64 parameter") }
       try expect(.comma)
       node = add(.ftrunc, Int32(truncatingIfNeeded: index), try number())

@@ -18,14 +18,15 @@ package struct Expression: Sendable {
       case realLess, realLessEqual, realGreater, realGreaterEqual, realEqual, realNotEqual
     }
     package var kind: Kind
-    package var a: Int32 = 0, b: Int32 = 0  // children as indices into `nodes`, or the index of a symbol, tensor, parameter, knob
+    /// Children as indices into `nodes`, or the index of a symbol, tensor, parameter or knob.
+    package var a: Int32 = 0, b: Int32 = 0
     package var integer: Int64 = 0
     package var real: Double = 0
   }
 }
 
-/// Everything an expression may ask for. Borrowed pointers: evaluation allocates nothing and retains nothing, because the
-/// same code runs on the execute path.
+/// Everything an expression may ask for. Borrowed pointers: evaluation allocates nothing and retains nothing, because
+/// the same code runs on the execute path.
 package struct Environment {
   package var symbols: UnsafePointer<Int64>
   package var bound: UInt64  // bit i: symbols[i] has a value

@@ -28,7 +28,8 @@ extension Generator {
   /// A decimal number; what merely begins like one is left to the expression parser.
   private static func number(_ text: String) -> Double? {
     let body = text.hasPrefix("-") ? text.dropFirst() : text[...]
-    let digits = body.prefix { $0.isASCII && $0.isNumber }, tail = body.dropFirst(digits.count)
+    let digits = body.prefix { $0.isASCII && $0.isNumber }
+    let tail = body.dropFirst(digits.count)
     guard !digits.isEmpty, tail.isEmpty || tail.first == "." else { return nil }
     guard tail.dropFirst().utf8.allSatisfy(Lexer.isDigit), let x = Double(text), x.isFinite else { return nil }
     return x

@@ -3,7 +3,10 @@ package struct Generator: Sendable {
   package enum Kind: String, CaseIterable, Sendable {
     case normal, uniform, zeros, ones, weight, bernoulli, ints, lengths, cuts, pages, distinct, slopes, sin, cos
   }
-  package enum Argument: Sendable { case number(Double), expression(Expression) }
+  package enum Argument: Sendable {
+    case number(Double)
+    case expression(Expression)
+  }
   package let kind: Kind
   package let arguments: [Argument]
 }

@@ -4,7 +4,8 @@ struct Lexer {
     case integer(Int64)
     case real(Double)  // written with a point or an exponent
     case word(String)  // symbol, tensor, dtype, function or enum word
-    case parameter(String), knob(String)  // without `p.` and `k.`
+    case parameter(String)
+    case knob(String)  // without `p.` and `k.`
     case workers
     case op(Operator)
     case open, close, comma

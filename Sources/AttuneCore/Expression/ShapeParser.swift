@@ -38,8 +38,10 @@ struct ShapeParser {
 
   /// `a|b` cut at single bars; `||` belongs to an expression.
   private static func forms(_ text: String) -> [String] {
-    let c = Array(text.utf8), bar = UInt8(ascii: "|")
-    var pieces: [String] = [], start = 0
+    let c = Array(text.utf8)
+    let bar = UInt8(ascii: "|")
+    var pieces: [String] = []
+    var start = 0
     for i in c.indices where c[i] == bar {
       let beside = (i > 0 && c[i - 1] == bar) || (i + 1 < c.count && c[i + 1] == bar)
       if beside { continue }
@@ -65,8 +67,11 @@ struct ShapeParser {
     try require(text.utf8.count <= Limits.lets, "let longer than \(Limits.lets) characters")
     var lets: [Let] = []
     for item in Words.items(text, at: ";") {
-      guard let (left, right) = Words.halves(item, at: "=") else { throw Refusal(.load, "", "let \"\(item)\" has no =") }
-      let name = Words.trim(left), isDefault = right.hasPrefix("?")
+      guard let (left, right) = Words.halves(item, at: "=") else {
+        throw Refusal(.load, "", "let \"\(item)\" has no =")
+      }
+      let name = Words.trim(left)
+      let isDefault = right.hasPrefix("?")
       guard let symbol = scope.symbols[name] else { throw Refusal(.load, "", "let: \(name) is no symbol") }
       let value = try Expression(parsing: isDefault ? String(right.dropFirst()) : right, in: scope)
       lets.append(Let(symbol: symbol, isDefault: isDefault, value: value))

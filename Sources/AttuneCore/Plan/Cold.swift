@@ -76,7 +76,7 @@ enum Cold {
   @inline(never)
   static func workspace(_ c: UnsafeMutablePointer<Call>, _ needed: UInt64) -> attune_status {
     let p = plan(c), have = c.pointee.workspaceBytes
-    let want = Int64(clamping: needed) + 63
+    let want = Int64(clamping: min(needed, UInt64(Int64.max) - 63) + 63)
     return fill(
       c,
       Refusal(

@@ -3,7 +3,7 @@ import CAttune
 /// What is wrong with a tensor record, as plain data: found on the execute path, put into words elsewhere.
 struct TensorFault {
   enum Kind: UInt8 {
-    case none, null, misaligned, rank, noShape, extent, dtype, device, offset, negativeStride, lastStride, tooLarge, selfOverlap, noData, unaligned
+    case none, null, misaligned, rank, noShape, extent, dtype, device, offset, negativeStride, lastStride, tooMany, tooLarge, selfOverlap, noData, unaligned
   }
   var kind = Kind.none
   var dim: Int32 = 0
@@ -80,7 +80,7 @@ enum Layout {
     if let s = t.pointee.strides {
       for d in 0..<rank {
         let x = shape[d], step = s[d]
-        if x <= 1 {
+        if x <= 1 || empty {  // nobody steps along it
           strides[d] = d == rank &- 1 ? 1 : 0
           continue
         }
@@ -92,7 +92,9 @@ enum Layout {
         overflow = overflow || a || b
         reach = sum
       }
-      if isOutput, !empty, !overflow, overlapsItself(rank, shape, strides) { return TensorFault(kind: .selfOverlap) }
+      if isOutput, !empty, !overflow, let d = selfOverlap(rank, shape, strides) {
+        return TensorFault(kind: .selfOverlap, dim: Int32(d), value: strides[d])
+      }
     } else {
       var step: Int64 = 1
       var d = rank
@@ -106,7 +108,9 @@ enum Layout {
       reach = step &- 1
     }
     let (bytes, tooMany) = reach.multipliedReportingOverflow(by: Int64(type.size))
-    if !empty, overflow || tooMany || bytes > Int64.max / 2 { return TensorFault(kind: .tooLarge) }
+    if !empty, overflow || tooMany || bytes > Int64.max / 2 {
+      return TensorFault(kind: t.pointee.strides == nil ? .tooMany : .tooLarge)
+    }
     let base = UInt(bitPattern: t.pointee.data)
     var data = t.pointee.data
     range = ByteRange()
@@ -129,8 +133,8 @@ enum Layout {
     return TensorFault()
   }
 
-  /// Two index tuples may share an element: false only for nested strides, which is what every real layout has.
-  static func overlapsItself(_ rank: Int, _ shape: UnsafePointer<Int64>, _ strides: UnsafePointer<Int64>) -> Bool {
+  /// The dim by which two index tuples may share an element; nil for nested strides, which is what every real layout has.
+  static func selfOverlap(_ rank: Int, _ shape: UnsafePointer<Int64>, _ strides: UnsafePointer<Int64>) -> Int? {
     var done: UInt32 = 0
     var span: Int64 = 0  // reach of the dims taken so far
     while true {
@@ -138,8 +142,8 @@ enum Layout {
       for d in 0..<rank where shape[d] > 1 && done >> UInt32(d) & 1 == 0 {
         if best < 0 || strides[d] < strides[best] { best = d }
       }
-      if best < 0 { return false }
-      if strides[best] <= span { return true }
+      if best < 0 { return nil }
+      if strides[best] <= span { return best }
       done |= 1 << UInt32(best)
       span = span &+ (shape[best] &- 1) &* strides[best]
     }
@@ -210,9 +214,12 @@ enum Layout {
     case .lastStride:
       return Refusal(
         .layout, name, "\(at): \(name) dim \(d) (the last) has stride \(f.value), expected 1", detail: (1, f.value))
+    case .tooMany: return Refusal(.shape, name, "\(at): \(name) has more elements than any memory holds")
     case .tooLarge: return Refusal(.layout, name, "\(at): \(name) reaches beyond the address space")
     case .selfOverlap:
-      return Refusal(.layout, name, "\(at): \(name) is an output and its strides let elements overlap")
+      return Refusal(
+        .layout, name, "\(at): \(name) is an output, but its elements overlap: dim \(d) has stride \(f.value)",
+        detail: (0, f.value))
     case .noData: return Refusal(.invalid, name, "\(at): \(name) has no data (NULL), expected a pointer")
     case .unaligned:
       return Refusal(

@@ -151,7 +151,7 @@ package final class Plan: @unchecked Sendable {
     knobsText = memory.string(
       zip(bestKernel.spec.knobs, best.knobs).map { "\($0.name)=\($1)" }.joined(separator: ","))
     // The slack lets a caller's buffer begin anywhere; kernels get it aligned to 64.
-    let most = list.map(\.workspace).max() ?? 0
+    let most = min(list.map(\.workspace).max() ?? 0, UInt64(Int64.max) - 63)
     let workspace = most == 0 ? 0 : most + 63
     crt_arena_reserve(most)
     record.initialize(

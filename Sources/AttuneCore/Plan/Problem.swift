@@ -7,6 +7,8 @@ package struct Problem {
     /// Normal form without an owner of its shape: only `given` is used after reading.
     package var given: GivenTensor
     package var isAligned: Int  // largest power of two (up to 64) that divides the address; 64 without data
+    package var lastStride: Int64 = 1  // of a dim with more than one entry
+    package var overlap: (dim: Int, stride: Int64)?  // how it overlaps itself
   }
   package var op = "", entry = "forward", kernel: String?
   package var tensors: [Tensor] = []
@@ -50,26 +52,52 @@ package struct Problem {
 
   private mutating func readTensor(_ ref: attune_tensor_ref) throws(Refusal) {
     let name = try CallerMemory.string(ref.name, limit: 63, "problem.tensors.name")
+    guard ref.reserved == 0 else {
+      throw Refusal(
+        .unsupported, name, "problem.tensors: reserved of \(name) is \(ref.reserved), expected 0",
+        detail: (0, Int64(ref.reserved)))
+    }
     guard let t = ref.tensor else {
       tensors.append(Tensor(name: name, given: GivenTensor(name), isAligned: 64))
       return
     }
     var fault = TensorFault()
     var record = attune_tensor(), range = ByteRange()
-    var dims: [Int64] = []
+    var dims: [Int64] = [], lastStride: Int64 = 1, overlap: (dim: Int, stride: Int64)?
     withUnsafeTemporaryAllocation(of: Int64.self, capacity: 16) { memory in
       guard let m = memory.baseAddress else { return }
-      // Strides of the last dim and of outputs are judged with the entry at hand (Planner).
+      // Strides of the last dim and of outputs are judged when the entry is known (checkLayouts).
       fault = Layout.normalize(
         t, isOutput: false, stridedLast: true, needsData: false, into: &record, shape: m, strides: m + 8, range: &range)
-      if fault.kind == .none { dims = (0..<Int(record.ndim)).map { m[$0] } }
+      guard fault.kind == .none else { return }
+      dims = (0..<Int(record.ndim)).map { m[$0] }
+      if let last = dims.last, last > 1, !dims.contains(0) { lastStride = m[8 + dims.count - 1] }
+      if !dims.contains(0), let d = Layout.selfOverlap(dims.count, m, m + 8) { overlap = (d, m[8 + d]) }
     }
     guard fault.kind == .none, let type = DType(record.dtype) else {
       throw Layout.refusal(fault, name, "\(op) \(entry)", UInt(bitPattern: t) & 7 == 0 ? t.pointee : nil)
     }
     let address = UInt(bitPattern: record.data)
     let aligned = address == 0 ? 64 : min(64, 1 << address.trailingZeroBitCount)
-    tensors.append(Tensor(name: name, given: GivenTensor(name, type, dims), isAligned: aligned))
+    tensors.append(
+      Tensor(
+        name: name, given: GivenTensor(name, type, dims), isAligned: aligned, lastStride: lastStride,
+        overlap: overlap))
+  }
+
+  /// Step 10 of ABI.md "Binding", as far as it needs the entry.
+  func checkLayouts(_ problem: BoundProblem) throws(Refusal) {
+    let at = "\(problem.op.id) \(problem.entry.name)"
+    for (t, i) in zip(tensors, problem.order) {
+      let model = problem.entry.tensors[i]
+      var fault = TensorFault()
+      if t.lastStride != 1, !model.spec.stridedLast {
+        fault = TensorFault(kind: .lastStride, dim: Int32((t.given.shape?.count ?? 1) - 1), value: t.lastStride)
+      } else if model.isOutput, let overlap = t.overlap {
+        fault = TensorFault(kind: .selfOverlap, dim: Int32(overlap.dim), value: overlap.stride)
+      }
+      if fault.kind != .none { throw Layout.refusal(fault, t.name, at, nil) }
+    }
   }
 
   /// One parameter with its kind checked.

@@ -150,7 +150,8 @@ struct RunKey {
     for i in 0..<Int(c.tensors.count) {
       guard let raw = c.tensors.data else { return false }
       let ref = raw.advanced(by: i &* Int(c.tensors.stride)).assumingMemoryBound(to: attune_tensor_ref.self)
-      guard CallerMemory.verdict(ref) == .good, let name = ref.pointee.name, text(name), let t = ref.pointee.tensor,
+      guard CallerMemory.verdict(ref) == .good, ref.pointee.reserved == 0,
+        let name = ref.pointee.name, text(name), let t = ref.pointee.tensor,
         UInt(bitPattern: t) & 7 == 0, t.pointee.ndim >= 0, t.pointee.ndim <= 8, t.pointee.ndim == 0 || t.pointee.shape != nil
       else { return false }
       let d = t.pointee.dtype

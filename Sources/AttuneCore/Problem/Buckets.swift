@@ -1,6 +1,6 @@
 extension BucketRule {
-  /// The class of a size: the next value of the rule that is not smaller. Sizes beyond the last power of two that fits are
-  /// their own class; so are 0 and 1.
+  /// The class of a size: the next value of the rule that is not smaller. Sizes beyond the last power of two that
+  /// fits are their own class; so are 0 and 1.
   package func round(_ size: Int64) -> Int64 {
     guard self != .exact, size > 1, size <= 1 << 62 else { return size }
     let power = Int64(1) << Int64(Int64.bitWidth - (size - 1).leadingZeroBitCount)

@@ -1,5 +1,5 @@
-/// Writes numbers as elements of any type: the value is rounded to f32 first, 16-bit floats are that f32 rounded to nearest
-/// even, integers are rounded to nearest and clamped. So data of one generator and seed agree between types.
+/// Writes numbers as elements of any type: the value is rounded to f32 first, 16-bit floats are that f32 rounded to
+/// nearest even, integers are rounded to nearest and clamped. So data of one generator and seed agree between types.
 struct ElementWriter {
   let base: UnsafeMutableRawPointer
   let dtype: DType

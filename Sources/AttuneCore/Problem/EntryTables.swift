@@ -1,5 +1,5 @@
-/// An entry as flat tables of plain data. Binding backwards draws thousands of problems at registration; with the compiled
-/// model itself, reference counting would take most of that time. Immutable.
+/// An entry as flat tables of plain data. Binding backwards draws thousands of problems at registration; with the
+/// compiled model itself, reference counting would take most of that time. Immutable.
 final class EntryTables {
   struct Tensor: BitwiseCopyable {
     var isOutput: Bool
@@ -36,14 +36,18 @@ final class EntryTables {
   init(_ entry: Entry) {
     var builder = CodeBuilder()
     func add(_ e: Expression?) -> Int32 { e.map { builder.add(CollectionOfOne($0)).0 } ?? -1 }
-    var tensors: [Tensor] = [], alternatives: [Alternative] = [], dims: [Dim] = []
+    var tensors: [Tensor] = []
+    var alternatives: [Alternative] = []
+    var dims: [Dim] = []
     for model in entry.tensors {
       var tensor = Tensor(
-        isOutput: model.isOutput, isOptional: model.needed != nil, needed: add(model.needed), allowed: add(model.allowed))
+        isOutput: model.isOutput, isOptional: model.needed != nil, needed: add(model.needed),
+        allowed: add(model.allowed))
       tensor.firstAlternative = Int32(alternatives.count)
       if case .alternatives(let list) = model.shape {
         for a in list {
-          alternatives.append(Alternative(condition: add(a.condition), firstDim: Int32(dims.count), dims: Int32(a.dims.count)))
+          alternatives.append(
+            Alternative(condition: add(a.condition), firstDim: Int32(dims.count), dims: Int32(a.dims.count)))
           for dim in a.dims {
             let (first, count) = builder.add(dim.forms)
             dims.append(

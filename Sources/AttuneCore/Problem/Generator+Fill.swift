@@ -12,12 +12,14 @@ extension Generator {
   /// Throws E_SHAPE when an argument has no value. Codes of quantised tensors (i8, u8 with a real-valued generator) are
   /// spread over all values of the type. Any thread.
   package func fill(
-    _ data: UnsafeMutableRawPointer, _ dtype: DType, shape: [Int64], environment: Environment, seed: UInt64, name: String
+    _ data: UnsafeMutableRawPointer, _ dtype: DType, shape: [Int64], environment: Environment, seed: UInt64,
+    name: String
   ) throws(Refusal) {
     var values: [Double] = []
     for argument in arguments { values.append(try value(argument, environment, name)) }
-    guard let bytes = Binder.byteCount(shape, dtype.rawValue), bytes > 0 else { return }
-    let count = Int(bytes) / dtype.size, row = Int(shape.last ?? 1)
+    guard shape.allSatisfy({ $0 > 0 }), let bytes = Binder.byteCount(shape, dtype.rawValue) else { return }
+    let count = Int(bytes) / dtype.size
+    let row = Int(shape.last ?? 1)
     let filler = GeneratorFiller(
       out: ElementWriter(base: data, dtype: dtype), count: count, row: row, rows: count / row,
       period: shape.count > 1 ? Int(shape[shape.count - 2]) : 1, a: values.first ?? 0, b: values.last ?? 0)
@@ -43,7 +45,8 @@ private struct GeneratorFiller {
   let a: Double, b: Double  // first and last argument
 
   func run(_ generator: Generator, _ numbers: inout SeededNumbers) {
-    let low = integer(a), high = integer(b)
+    let low = integer(a)
+    let high = integer(b)
     switch generator.kind {
     case .zeros: each { _ in 0 }
     case .ones: each { _ in 1 }
@@ -86,7 +89,8 @@ private struct GeneratorFiller {
 
   /// Rotation angle of element i: position times 10000^(-2(j/2)/D), j the index in the last dim.
   private func angle(_ i: Int) -> Double {
-    let position = i / row % period, pair = i % row / 2
+    let position = i / row % period
+    let pair = i % row / 2
     return Double(position) * pow(10000, -2 * Double(pair) / Double(row))
   }
 

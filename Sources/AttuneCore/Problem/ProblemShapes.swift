@@ -1,7 +1,7 @@
 import CAttune
 
-/// A problem made from sizes instead of tensors: which tensors take part, with types, shapes and generators. For presets,
-/// benchmarks and tests. Immutable.
+/// A problem made from sizes instead of tensors: which tensors take part, with types, shapes and generators. For
+/// presets, benchmarks and tests. Immutable.
 package struct ProblemShapes: Sendable {
   package struct Slot: Sendable {
     package let index: Int  // in entry.tensors
@@ -23,7 +23,7 @@ package struct ProblemShapes: Sendable {
 
   /// - params: as a problem gives them; defaults for the rest.
   /// - symbols: sizes by index of entry.symbols; lets fill in what they can.
-  /// - given: shapes of tensors that exist already, by index of entry.tensors. Their sizes count before `symbols`' lets.
+  /// - given: shapes of tensors that exist already, by index of entry.tensors.
   /// - extras: optional tensors to add, with a generator of their own or nil.
   /// - dtype: storage type of every tensor of a dtype_var that allows it.
   ///
@@ -119,7 +119,8 @@ package struct ProblemShapes: Sendable {
     for (t, model) in solver.entry.tensors.enumerated() {
       guard let shape = given[t] else { continue }
       guard let alternative = solver.alternative(t, rank: shape.count) else {
-        throw Refusal(.shape, model.spec.name, "\(place): \(model.spec.name) has rank \(shape.count) (\(model.spec.shape))")
+        throw Refusal(
+          .shape, model.spec.name, "\(place): \(model.spec.name) has rank \(shape.count) (\(model.spec.shape))")
       }
       for (i, extent) in zip(solver.dims(alternative), shape) {
         let dim = solver.tables.dims[i]
@@ -143,7 +144,8 @@ package struct ProblemShapes: Sendable {
     case .noValue(let dim, let fault):
       if fault.reason == .unbound, entry.symbols.indices.contains(Int(fault.symbol)) {
         Refusal(
-          .shape, spec.name, "\(place): a size for \(entry.symbols[Int(fault.symbol)]) is missing (\(spec.name): \(spec.shape))")
+          .shape, spec.name,
+          "\(place): a size for \(entry.symbols[Int(fault.symbol)]) is missing (\(spec.name): \(spec.shape))")
       } else {
         Refusal(.shape, spec.name, "\(place): \(spec.name) dim \(dim) has no value: \(fault.words) (\(spec.shape))")
       }

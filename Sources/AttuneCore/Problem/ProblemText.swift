@@ -48,7 +48,8 @@ package enum ProblemText {
       }
       let name = Words.trim(left)
       guard let index = entry.symbols.firstIndex(of: name) else {
-        throw Refusal(.shape, "", "\(entry.name) has no symbol \(name); it has \(entry.symbols.joined(separator: ", "))")
+        throw Refusal(
+          .shape, "", "\(entry.name) has no symbol \(name); it has \(entry.symbols.joined(separator: ", "))")
       }
       guard size >= 0 else { throw Refusal(.shape, "", "\(name) is \(size), expected 0 or more", detail: (0, size)) }
       guard sizes.updateValue(size, forKey: index) == nil else { throw Refusal(.shape, "", "\(name) is there twice") }

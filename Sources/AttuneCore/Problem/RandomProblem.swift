@@ -42,8 +42,8 @@ extension ShapeSolver {
     guard drawPresence(&numbers) else { return .refused }
     var outcome = ask(.presence)
     guard case .drawn = outcome else { return outcome }
-    // Another try with other sizes is cheaper than one with another mode, and keeps modes from being rare that rules make
-    // hard to meet.
+    // Another try with other sizes is cheaper than one with another mode, and keeps modes from being rare that rules
+    // make hard to meet.
     for _ in 0..<8 {
       forgetSizes()
       outcome = drawSizes(&numbers)
@@ -55,7 +55,8 @@ extension ShapeSolver {
   private func drawSizes(_ numbers: inout SeededNumbers) -> Draw {
     drawSymbols(&numbers)
     supplyLets()
-    // Rules that need no shapes come first, to save making them; but a let may have looked at a shape that is not there yet.
+    // Rules that need no shapes come first, to save making them; but a let may have looked at a shape that is not
+    // there yet.
     let early = ask(.symbols)
     guard case .drawn = early else { return early }
     // Forms are drawn from copies of one state: the second round only corrects sizes that depend on other shapes.
@@ -99,8 +100,8 @@ extension ShapeSolver {
     }
   }
 
-  /// Enums and bools are drawn half of the time, so that rules about combinations do not refuse nearly everything; numbers
-  /// keep their defaults, and required ones stay small.
+  /// Enums and bools are drawn half of the time, so that rules about combinations do not refuse nearly everything;
+  /// numbers keep their defaults, and required ones stay small.
   private func drawParams(_ numbers: inout SeededNumbers) {
     for (i, p) in op.params.enumerated() where i < BindFrame.capacity {
       var v = p.def
@@ -112,7 +113,8 @@ extension ShapeSolver {
           let low = max(p.min.i, p.max.i < 0 ? p.max.i &- 4 : 0)
           v.i = numbers.within(low, min(p.max.i, low &+ 4))
         case .f64 where p.isRequired:
-          let low = max(p.min.f, -1), high = min(p.max.f, low + 2)
+          let low = max(p.min.f, -1)
+          let high = min(p.max.f, low + 2)
           v.f = low + (high - low) * numbers.unit()
         case .i64, .f64: break
         }
@@ -130,19 +132,23 @@ extension ShapeSolver {
       if isWanted { add(tensor: t) }
     }
     for t in tables.tensors.indices {
-      guard let needed = holds(tables.tensors[t].needed), let allowed = holds(tables.tensors[t].allowed) else { return false }
+      guard let needed = holds(tables.tensors[t].needed), let allowed = holds(tables.tensors[t].allowed) else {
+        return false
+      }
       if needed, !isPresent(t) { add(tensor: t) }
       if !allowed, isPresent(t) { remove(tensor: t) }
     }
     for t in tables.tensors.indices {
-      guard let needed = holds(tables.tensors[t].needed), let allowed = holds(tables.tensors[t].allowed) else { return false }
+      guard let needed = holds(tables.tensors[t].needed), let allowed = holds(tables.tensors[t].allowed) else {
+        return false
+      }
       guard isPresent(t) ? allowed : !needed else { return false }
     }
     return true
   }
 
-  /// Only symbols that a tensor of this problem shows: binding forwards then finds the same ones. Equal sizes are common on
-  /// purpose: rules often want them.
+  /// Only symbols that a tensor of this problem shows: binding forwards then finds the same ones. Equal sizes are
+  /// common on purpose: rules often want them.
   private func drawSymbols(_ numbers: inout SeededNumbers) {
     var last: Int64 = 1
     for t in tables.tensors.indices where isPresent(t) && !tables.tensors[t].isOutput {

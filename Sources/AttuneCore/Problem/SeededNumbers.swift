@@ -1,12 +1,13 @@
-/// A small random number generator (splitmix64) with the same numbers on every machine: tests, benchmarks and tuning trials
-/// must be repeatable anywhere. Not for secrets.
+/// A small random number generator (splitmix64) with the same numbers on every machine: tests, benchmarks and tuning
+/// trials must be repeatable anywhere. Not for secrets.
 package struct SeededNumbers: RandomNumberGenerator, Sendable {
   private var state: UInt64
   private var spare: Double?
 
   package init(seed: UInt64) { state = seed }
 
-  /// A stream of its own for every name, so that tensors of one problem are independent and adding one changes no other.
+  /// A stream of its own for every name, so that tensors of one problem are independent and adding one changes no
+  /// other.
   package init(seed: UInt64, name: String) {
     // FNV-1a: Swift's own hashes change from run to run.
     let hash = name.utf8.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
@@ -41,15 +42,17 @@ package struct SeededNumbers: RandomNumberGenerator, Sendable {
 
   package mutating func chance(_ probability: Double) -> Bool { unit() < probability }
 
-  /// Standard normal by Marsaglia's polar method. Its logarithm is computed here and its square root is exact by IEEE, so
-  /// the numbers do not depend on the machine's libm.
+  /// Standard normal by Marsaglia's polar method. Its logarithm is computed here and its square root is exact by
+  /// IEEE, so the numbers do not depend on the machine's libm.
   package mutating func normal() -> Double {
     if let x = spare {
       spare = nil
       return x
     }
     while true {
-      let x = 2 * unit() - 1, y = 2 * unit() - 1, s = x * x + y * y
+      let x = 2 * unit() - 1
+      let y = 2 * unit() - 1
+      let s = x * x + y * y
       guard s < 1, s > 0 else { continue }
       let scale = (-2 * SeededNumbers.log(s) / s).squareRoot()
       spare = y * scale
@@ -59,13 +62,15 @@ package struct SeededNumbers: RandomNumberGenerator, Sendable {
 
   /// Natural logarithm of a normal positive number, relative error about 1e-15.
   static func log(_ x: Double) -> Double {
-    var exponent = Double(x.exponent), m = x.significand
+    var exponent = Double(x.exponent)
+    var m = x.significand
     if m > 1.4142135623730951 {
       m /= 2
       exponent += 1
     }
     // ln m = 2 artanh z with |z| <= 0.172: ten terms reach the last bit.
-    let z = (m - 1) / (m + 1), square = z * z
+    let z = (m - 1) / (m + 1)
+    let square = z * z
     var sum = 0.0
     for k in stride(from: 21.0, through: 1, by: -2) { sum = sum * square + 1 / k }
     return exponent * 0.6931471805599453 + 2 * z * sum

@@ -1,7 +1,7 @@
 import CAttune
 
-/// Binding run backwards (ABI.md "Binding"): sizes are known, shapes of tensors are wanted. Working memory for one entry that
-/// can be used again and again; not shared between threads.
+/// Binding run backwards (ABI.md "Binding"): sizes are known, shapes of tensors are wanted. Working memory for one
+/// entry that can be used again and again; not shared between threads.
 final class ShapeSolver {
   let op: Operator, entry: Entry
   let tables: EntryTables
@@ -108,7 +108,11 @@ final class ShapeSolver {
   }
 
   /// What could not be done.
-  enum Gap: Error { case noShape, negative(dim: Int, Int64), noValue(dim: Int, Fault) }
+  enum Gap: Error {
+    case noShape
+    case negative(dim: Int, Int64)
+    case noValue(dim: Int, Fault)
+  }
 
   /// Shape of tensor `t` from the symbols; `choose` picks one of n forms of `a|b`.
   func makeShape(_ t: Int, choose: (Int32) -> Int32) throws(Gap) {

@@ -5,8 +5,9 @@ import Synchronization
 /// OpenBLAS, found with dlopen when a plugin first asks, lent to plugins as `attune.blas/1`. Absence is no error.
 ///
 /// It is told to use one thread and a core type by environment variables, which it reads once while it is being loaded.
-/// They are set for just that moment: what the user's shell says about them is meant for other programs, and often slow.
-/// Changing the environment is not safe beside a thread that reads it without care; the moment is the first `init` that asks.
+/// They are set for just that moment: what the user's shell says about them is meant for other programs, and often
+/// slow. Changing the environment is not safe beside a thread that reads it without care; the moment is the first
+/// `init` that asks.
 package struct Blas: Sendable {
   package static let extensionID = "attune.blas/1"
   package nonisolated(unsafe) let table: UnsafePointer<attune_blas>
@@ -23,7 +24,8 @@ package struct Blas: Sendable {
   private static let wish = Mutex<String?>(nil)
   fileprivate static let shared = load()
 
-  /// OpenBLAS knows AVX-512 under one name only where all of these are there; a lowered CPU must be named, not detected.
+  /// OpenBLAS knows AVX-512 under one name only where all of these are there; a lowered CPU must be named, not
+  /// detected.
   static func suitableCore(_ cpu: CPUFeatures) -> String {
     guard cpu.arch == UInt32(ATTUNE_ARCH_X86_64) else { return "" }
     switch cpu.name {

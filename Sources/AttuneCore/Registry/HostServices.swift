@@ -1,8 +1,8 @@
 import CAttune
 import CRuntime
 
-/// The `attune_host` that one context lends to plugins of one used minor. Must live until their `shutdown` has returned;
-/// `LoadedPlugin` sees to it.
+/// The `attune_host` that one context lends to plugins of one used minor. Must live until their `shutdown` has
+/// returned; `LoadedPlugin` sees to it.
 package final class HostServices: Sendable {
   private nonisolated(unsafe) let memory: UnsafeMutablePointer<attune_host>
   private let log: Log

@@ -22,10 +22,10 @@ package final class LoadedPlugin: Sendable {
       let (code, isModeChanged) = FloatingPointMode.restored { start(services.host, &instance, &record) }
       if isModeChanged { warnings.append("its init changed the floating-point mode; restored") }
       guard code == ATTUNE_OK else {
-        let sentence = ErrorRecord.message(of: record)
+        let sentence = ErrorRecord.message(of: record), name = Status(rawValue: code).name
         throw Refusal(
           .load, ErrorRecord.argument(of: record),
-          "\(image.file.path): its init answered \(Status(rawValue: code).name)\(sentence.isEmpty ? "" : ": " + sentence)",
+          "\(image.file.path): its init answered \(name)\(sentence.isEmpty ? "" : ": " + sentence)",
           detail: record.detail, source: .plugin)
       }
     }

@@ -3,8 +3,8 @@ import CRuntime
 import Glibc
 import Synchronization
 
-/// A plugin's code in this process and what its tables say. Loaded once per process, shared by all contexts, never unloaded:
-/// function pointers of it may lie anywhere.
+/// A plugin's code in this process and what its tables say. Loaded once per process, shared by all contexts, never
+/// unloaded: function pointers of it may lie anywhere.
 package final class PluginImage: Sendable {
   package struct Offer: Sendable {
     package let id: String

@@ -2,7 +2,8 @@ import CAttune
 import Glibc
 import Synchronization
 
-/// The plugins of one context and the operators they offer. Everything is [any-thread]; what `find` returns never changes.
+/// The plugins of one context and the operators they offer. Everything is [any-thread]; what `find` returns never
+/// changes.
 package final class Registry: Sendable {
   package let search: SearchPath
   package let cpu: CPUFeatures
@@ -16,8 +17,8 @@ package final class Registry: Sendable {
     var names: [String: Result<Registration, Refusal>] = [:]
   }
   private let state = Mutex(State())
-  /// Held while files are judged and plugins started, so that each is started once. Callbacks of plugins and of the caller
-  /// run meanwhile and may come back here, hence recursive; `state` is never held across them.
+  /// Held while files are judged and plugins started, so that each is started once. Callbacks of plugins and of the
+  /// caller run meanwhile and may come back here, hence recursive; `state` is never held across them.
   private let loading = RecursiveLock()
 
   /// Looks at all files of the search path and loads the good ones. Bad ones are listed, never an error.

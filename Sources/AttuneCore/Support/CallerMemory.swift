@@ -23,6 +23,13 @@ package enum CallerMemory {
     }
   }
 
+  /// A struct that is written, not read: large enough and aligned. What lies beyond is the caller's.
+  package static func output<T>(_ p: UnsafeMutablePointer<T>?, _ name: String) throws(Refusal) -> UnsafeMutablePointer<T> {
+    guard let p else { throw Refusal(.invalid, name, "\(name) is NULL") }
+    if verdict(UnsafePointer(p)) != .unknownTail { _ = try view(UnsafePointer(p), name) }
+    return p
+  }
+
   enum Verdict { case good, misaligned, small, huge, unknownTail }
   private static func declaredSize<T>(_ p: UnsafePointer<T>) -> UInt32 {
     UnsafeRawPointer(p).loadUnaligned(as: UInt32.self)

@@ -2,7 +2,8 @@ import CAttune
 
 /// Element types by their index in types.h; sets of them are `1 << index`.
 package enum DType: Int32, CaseIterable, Sendable {
-  case f32 = 0, bf16, f16, f64, i32, i64, u8, bool, i8
+  case f32 = 0
+  case bf16, f16, f64, i32, i64, u8, bool, i8
 
   package var name: String {
     switch self {

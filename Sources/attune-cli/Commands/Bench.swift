@@ -120,7 +120,7 @@ struct Bench: ParsableCommand {
   }
 
   private func heading(_ machine: Machine) -> String {
-    "\(machine.cpu.name), \(machine.cpu.isa_level): \(fixed(machine.peakGflops, 1)) GFLOP/s peak of one thread, "
+    "\(machine.cpu.name), \(machine.cpu.isaLevel): \(fixed(machine.peakGflops, 1)) GFLOP/s peak of one thread, "
       + "\(fixed(machine.readBytesPerSecond / 1e9, 1)) GB/s read, both measured now"
   }
 
@@ -132,7 +132,8 @@ struct Bench: ParsableCommand {
     if let preset = report.preset { head += " [\(preset)]" }
     head += " \(sizes) \(params) \(dtype)"
     var table = Table(
-      "KERNEL", "THREADS", "MEDIAN", "MIN", "GFLOP/S", "PEAK %", "GB/S", "ROUNDS", "KNOBS", right: [1, 2, 3, 4, 5, 6, 7])
+      "KERNEL", "THREADS", "MEDIAN", "MIN", "GFLOP/S", "PEAK %", "GB/S", "ROUNDS", "KNOBS",
+      right: [1, 2, 3, 4, 5, 6, 7])
     for r in report.results {
       let gflops = problem.flops / r.timing.median
       table.add(
@@ -181,15 +182,15 @@ struct Bench: ParsableCommand {
 }
 
 extension Operator {
-  /// Optional tensors without which a differentiating entry computes nothing: the upstream gradients of outputs that are
-  /// always there, and the gradients of inputs that are always there. Empty for other entries.
+  /// Optional tensors without which a differentiating entry computes nothing: the upstream gradients of outputs that
+  /// are always there, and the gradients of inputs that are always there. Empty for other entries.
   func gradients(of entry: Entry) -> [Int: Generator?] {
     guard let of = entry.descriptor.of.flatMap({ self.entry(named: $0) }) else { return [:] }
     var found: [Int: Generator?] = [:]
     for (t, model) in entry.tensors.enumerated() {
       guard let pair = model.spec.pair else { continue }
-      let partner = model.isOutput ? entry.tensorIndex(pair).map { entry.tensors[$0] } : of.tensorIndex(pair).map { of.tensors[$0] }
-      if let partner, partner.needed == nil { found.updateValue(nil, forKey: t) }
+      let home = model.isOutput ? entry : of
+      if let i = home.tensorIndex(pair), home.tensors[i].needed == nil { found.updateValue(nil, forKey: t) }
     }
     return found
   }

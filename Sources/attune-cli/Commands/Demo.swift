@@ -6,9 +6,9 @@ struct Demo: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Run every operator on real data and compare with its REFERENCE.",
     discussion: """
-      q, k and v are those of two layers of a small language model; other tensors are generated with seed 0. Errors are \
-      the largest difference as a share of the largest value. VS MODEL: against what the model itself computed, for \
-      operators whose REFERENCE computes the same.
+      q, k and v are those of two layers of a small language model; other tensors are generated with seed 0. Errors \
+      are the largest difference as a share of the largest value. VS MODEL: against what the model itself computed, \
+      for operators whose REFERENCE computes the same.
       """)
   @Option(help: "Folder with layer*_{q,k,v,out}.npy.") var data: String?
   @OptionGroup var thread: ThreadOption
@@ -134,12 +134,16 @@ struct Demo: ParsableCommand {
   }
 
   private static func layerNames(in folder: String) -> [String] {
-    (File.names(in: folder) ?? []).filter { $0.hasPrefix("layer") && $0.hasSuffix("_q.npy") }.map { String($0.dropLast(6)) }
+    (File.names(in: folder) ?? []).filter { $0.hasPrefix("layer") && $0.hasSuffix("_q.npy") }.map {
+      String($0.dropLast(6))
+    }
   }
 
   private static func layers(in folder: String) throws -> [Layer] {
     let names = layerNames(in: folder)
-    guard !names.isEmpty else { throw Failure("\(folder) has no layer*_q.npy: --data names the folder of the demo's data") }
+    guard !names.isEmpty else {
+      throw Failure("\(folder) has no layer*_q.npy: --data names the folder of the demo's data")
+    }
     return try names.map { name in
       func tensor(_ part: String) throws -> HostTensor { try Npy.read("\(folder)/\(name)_\(part).npy") }
       var inputs: [String: HostTensor] = [:]

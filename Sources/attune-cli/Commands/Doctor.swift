@@ -21,25 +21,29 @@ struct Doctor: ParsableCommand {
   }
 
   private func show(
-    _ cpu: Description.CPU, _ registry: Description.Registry, _ diagnostics: Description.Diagnostics, _ problems: [String]
+    _ cpu: Description.CPU, _ registry: Description.Registry, _ diagnostics: Description.Diagnostics,
+    _ problems: [String]
   ) {
     func fact(_ name: String, _ value: String) {
       say(name.padding(to: 14) + wrap(value, width: 85, indent: 14))
     }
     fact("library", "\(libraryVersion()), ABI \(ATTUNE_ABI_MAJOR).\(ATTUNE_ABI_MINOR)")
     fact("cpu", cpu.name)
-    fact("isa", "\(cpu.isa_level)\(cpu.capped_by.map { ", capped by ATTUNE_MAX_ISA=\($0)" } ?? "") (\(cpu.isa.joined(separator: " ")))")
-    fact("caches", [("L1d", cpu.l1d), ("L2", cpu.l2), ("L3", cpu.l3)].map { "\($0) \(Doctor.bytes($1))" }.joined(separator: ", "))
+    let cap = cpu.cappedBy.map { ", capped by ATTUNE_MAX_ISA=\($0)" } ?? ""
+    fact("isa", "\(cpu.isaLevel)\(cap) (\(cpu.isa.joined(separator: " ")))")
+    let caches = [("L1d", cpu.l1d), ("L2", cpu.l2), ("L3", cpu.l3)]
+    fact("caches", caches.map { "\($0) \(Doctor.bytes($1))" }.joined(separator: ", "))
     fact("threads", cpu.threads.map(String.init) ?? "unknown")
     if let blas = diagnostics.blas {
-      fact("blas", blas.found ? "found, for core \(blas.core ?? "unknown")" : "not found: \(blas.reason ?? "no reason given")")
+      let found = "found, for core \(blas.core ?? "unknown")"
+      fact("blas", blas.found ? found : "not found: \(blas.reason ?? "no reason given")")
     }
     let environment = Doctor.environment(diagnostics)
     fact("environment", environment.isEmpty ? "nothing set" : environment.map { "\($0)=\($1)" }.joined(separator: " "))
     fact("operators", registry.operators.map(\.id).joined(separator: " "))
 
     var path = Table("SEARCHED", "STATUS", "WHY")
-    for folder in registry.search_path { path.add(folder.path, folder.status ?? "", folder.reason ?? "") }
+    for folder in registry.searchPath { path.add(folder.path, folder.status ?? "", folder.reason ?? "") }
     if !path.rows.isEmpty { say("\n" + path.text) }
     if !registry.plugins.isEmpty { say("\n" + List.table(registry.plugins).text) }
 
@@ -71,11 +75,11 @@ struct Doctor: ParsableCommand {
         problems.append("\(op.id) \(entry.name) has no usable kernel: attune list --why tells the reasons")
       }
     }
-    if let cap = cpu.capped_by {
+    if let cap = cpu.cappedBy {
       problems.append("faster kernels are switched off by ATTUNE_MAX_ISA=\(cap): unset it to use what the CPU has")
     }
     if let blas = diagnostics.blas, !blas.found {
-      problems.append("no BLAS was found, kernels that need one are left out: install libopenblas (libopenblas0-pthread)")
+      problems.append("no BLAS was found, kernels that need one are left out: install libopenblas0-pthread")
     }
     return problems
   }
@@ -102,7 +106,7 @@ struct Doctor: ParsableCommand {
       "environment": .object(Doctor.environment(d).map { ($0, .string($1)) }),
       "operators": JSON(registry.operators.map(\.id)),
       "search_path": .array(
-        registry.search_path.map { ["path": .string($0.path), "status": JSON($0.status), "reason": JSON($0.reason)] }),
+        registry.searchPath.map { ["path": .string($0.path), "status": JSON($0.status), "reason": JSON($0.reason)] }),
       "plugins": .array(
         registry.plugins.map {
           [
@@ -118,7 +122,7 @@ struct Doctor: ParsableCommand {
 extension Description.CPU {
   var json: JSON {
     [
-      "name": .string(name), "isa_level": .string(isa_level), "capped_by": JSON(capped_by), "isa": JSON(isa),
+      "name": .string(name), "isa_level": .string(isaLevel), "capped_by": JSON(cappedBy), "isa": JSON(isa),
       "l1d": JSON(l1d ?? 0), "l2": JSON(l2 ?? 0), "l3": JSON(l3 ?? 0), "threads": JSON(threads ?? 0),
     ]
   }

@@ -49,7 +49,9 @@ struct Run: ParsableCommand {
     let plan = try Plan.completing(problem, of: entryDescription, in: context)
     guard plan.tensors.contains(where: { !inputNames.contains($0.name) }) else {
       let offered = entryDescription.tensors.filter(entryDescription.isOutput).map(\.name)
-      throw Failure("\(op) \(entry) must not compute anything unasked: name outputs with --out, of \(offered.joined(separator: ", "))")
+      throw Failure(
+        "\(op) \(entry) computes only what is asked for: name outputs with --out, of \(offered.joined(separator: ", "))"
+      )
     }
     try plan.execute()
     for (name, path) in files {
@@ -61,7 +63,9 @@ struct Run: ParsableCommand {
     if output.json { say(json(info, made, files).text) } else { show(info, made, files) }
   }
 
-  private func show(_ info: Plan.Info, _ made: [(name: String, tensor: HostTensor)], _ files: [(name: String, path: String)]) {
+  private func show(
+    _ info: Plan.Info, _ made: [(name: String, tensor: HostTensor)], _ files: [(name: String, path: String)]
+  ) {
     let knobs = info.knobs.isEmpty ? "" : ":\(info.knobs)"
     say("\(op) \(entry): kernel \(info.kernel)\(knobs), \(info.workers) thread(s), plugin \(info.plugin)")
     var table = Table("OUTPUT", "TYPE", "SHAPE", "MIN", "MAX", "MEAN", "NOT FINITE", "FILE", right: [3, 4, 5, 6])

@@ -43,7 +43,8 @@ struct Verify: ParsableCommand {
       folders = folders.filter { ops.contains($0.op) }
     }
     guard !folders.isEmpty else {
-      throw Failure("\(golden) has no case of a known operator: \(known.isEmpty ? "none is loaded" : known.joined(separator: ", "))")
+      let loaded = known.isEmpty ? "none is loaded" : known.joined(separator: ", ")
+      throw Failure("\(golden) has no case of a known operator: \(loaded)")
     }
     var descriptions: [String: Description.Operator] = [:]
     for op in Set(folders.map(\.op)) { descriptions[op] = try context.op(op) }
@@ -60,7 +61,9 @@ struct Verify: ParsableCommand {
       var isCovered = true
       for calls in runner.loaded.content.sequences() {
         let made = try kernels(calls, description).map {
-          Row(op: op, name: name, entry: CaseRunner.entries(calls), kernel: $0, verdict: try runner.run(calls, kernel: $0))
+          Row(
+            op: op, name: name, entry: CaseRunner.entries(calls), kernel: $0, verdict: try runner.run(calls, kernel: $0)
+          )
         }
         rows += made
         let passed = made.filter { $0.verdict.status == .passed }.map(\.kernel)
@@ -124,7 +127,11 @@ struct Verify: ParsableCommand {
     var groups: [(key: String, rows: [Row])] = []
     for row in rows {
       let key = "\(row.op)\t\(row.kernel)"
-      if let i = groups.firstIndex(where: { $0.key == key }) { groups[i].rows.append(row) } else { groups.append((key, [row])) }
+      if let i = groups.firstIndex(where: { $0.key == key }) {
+        groups[i].rows.append(row)
+      } else {
+        groups.append((key, [row]))
+      }
     }
     var table = Table(
       "OPERATOR", "KERNEL", "PASSED", "FAILED", "DECLINED", "NOT OFFERED", "WORST", right: [2, 3, 4, 5, 6])
@@ -132,7 +139,8 @@ struct Verify: ParsableCommand {
       guard let one = rows.first else { continue }
       let worst = rows.compactMap(\.verdict.worst).max()
       table.add(
-        one.op, one.kernel.isEmpty ? "-" : one.kernel, String(count(rows, .passed)), String(count(rows, .failed)), String(count(rows, .declined)),
+        one.op, one.kernel.isEmpty ? "-" : one.kernel, String(count(rows, .passed)), String(count(rows, .failed)),
+        String(count(rows, .declined)),
         String(count(rows, .notOffered)), worst.map { fixed($0, 3) } ?? "-")
     }
     say(table.text)
@@ -157,7 +165,8 @@ struct Verify: ParsableCommand {
       "cases": .array(
         rows.map {
           [
-            "op": .string($0.op), "case": .string($0.name), "entry": .string($0.entry), "kernel": JSON($0.kernel.isEmpty ? nil : $0.kernel),
+            "op": .string($0.op), "case": .string($0.name), "entry": .string($0.entry),
+            "kernel": JSON($0.kernel.isEmpty ? nil : $0.kernel),
             "status": .string($0.verdict.status.rawValue), "worst": JSON($0.verdict.worst),
             "reason": JSON($0.verdict.reason),
           ]

@@ -3,7 +3,10 @@ import CAttune
 
 /// The verdict on one sequence of calls of a case, with one kernel forced.
 struct Verdict {
-  enum Status: String { case passed, failed, declined, notOffered = "not-offered" }
+  enum Status: String {
+    case passed, failed, declined
+    case notOffered = "not-offered"
+  }
   var status: Status
   /// Largest error as a share of what is allowed; nil when nothing was compared.
   var worst: Double?
@@ -17,8 +20,8 @@ struct CaseRunner {
   let loaded: LoadedCase
   let workers: Int?
 
-  /// `kernel` ("name" or "name:knob=1") is forced in entries that offer it; elsewhere, and in calls that it declines, the
-  /// library chooses, so that later calls have their states. When it declined every call the verdict is `declined`.
+  /// `kernel` ("name" or "name:knob=1") is forced in entries that offer it; elsewhere, and in calls that it declines,
+  /// the library chooses, so that later calls have their states. When it declined every call the verdict is `declined`.
   func run(_ calls: [GoldenCase.Call], kernel: String) throws -> Verdict {
     let name = String(kernel.prefix { $0 != ":" })
     for call in calls where op.entry(call.entry) == nil {
@@ -63,7 +66,7 @@ struct CaseRunner {
           return Verdict(status: .failed, worst: worst, reason: label + failure)
         }
       }
-      for (slot, register) in call.state_out ?? [:] {
+      for (slot, register) in call.stateOut ?? [:] {
         guard let state = plan.tensor(slot) else {
           return Verdict(status: .notOffered, reason: "\(label)no output \(slot)")
         }
@@ -100,16 +103,19 @@ struct CaseRunner {
     for (slot, reference) in call.feed.sorted(by: { $0.key < $1.key }) {
       problem.tensors.append((slot, try loaded.resolve(reference).tensor))
     }
-    for (slot, register) in (call.state_in ?? [:]).sorted(by: { $0.key < $1.key }) {
-      guard let state = registers[register] else { throw loaded.bad("register \(register) is read before it is written") }
+    for (slot, register) in (call.stateIn ?? [:]).sorted(by: { $0.key < $1.key }) {
+      guard let state = registers[register] else {
+        throw loaded.bad("register \(register) is read before it is written")
+      }
       problem.tensors.append((slot, state))
     }
     // Expected outputs are asked for with the expected shape: the library must agree with it.
-    for (slot, reference) in call.expect.sorted(by: { $0.key < $1.key }) where entry.tensor(slot).map(entry.isOutput) == true {
+    for (slot, reference) in call.expect.sorted(by: { $0.key < $1.key })
+    where entry.tensor(slot).map(entry.isOutput) == true {
       let want = try loaded.resolve(reference).tensor
       problem.tensors.append((slot, try HostTensor(want.dtype, want.shape, prototype: true)))
     }
-    for slot in (call.state_out ?? [:]).keys.sorted()
+    for slot in (call.stateOut ?? [:]).keys.sorted()
     where call.expect[slot] == nil && entry.tensor(slot).map(entry.isOutput) == true {
       problem.tensors.append((slot, nil))
     }

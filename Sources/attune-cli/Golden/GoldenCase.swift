@@ -1,7 +1,7 @@
 import AttuneCore
 import FoundationEssentials
 
-/// One `case.json` of golden vectors, format `attune-golden/1`: a sequence of calls with stored inputs and stored results.
+/// One `case.json` of golden vectors, format `attune-golden/1`: calls with stored inputs and stored results.
 struct GoldenCase: Decodable {
   struct Stored: Decodable {
     var file: String
@@ -17,7 +17,12 @@ struct GoldenCase: Decodable {
   struct Tolerance: Decodable {
     var rtol: Double
     var atol: Double
-    var per_tensor: [String: Limits]?
+    var perTensor: [String: Limits]?
+
+    enum CodingKeys: String, CodingKey {
+      case rtol, atol
+      case perTensor = "per_tensor"
+    }
   }
   /// A stored tensor, a slice [start, stop) of an axis of it, or one index of an axis, which then disappears.
   struct Reference: Decodable {
@@ -32,9 +37,15 @@ struct GoldenCase: Decodable {
     var params: [String: Scalar]?
     var feed: [String: Reference]
     /// Slot -> register.
-    var state_in: [String: String]?
-    var state_out: [String: String]?
+    var stateIn: [String: String]?
+    var stateOut: [String: String]?
     var expect: [String: Reference]
+
+    enum CodingKeys: String, CodingKey {
+      case entry, params, feed, expect
+      case stateIn = "state_in"
+      case stateOut = "state_out"
+    }
   }
 
   var format: String
@@ -78,7 +89,7 @@ struct GoldenCase: Decodable {
   func stored(_ name: String) -> Stored? { inputs[name] ?? outputs[name] ?? grads[name] }
 
   func limits(_ name: String) -> Limits {
-    tolerance.per_tensor?[name] ?? Limits(rtol: tolerance.rtol, atol: tolerance.atol)
+    tolerance.perTensor?[name] ?? Limits(rtol: tolerance.rtol, atol: tolerance.atol)
   }
 }
 

@@ -8,7 +8,8 @@ struct Match {
   /// The first violation.
   var failure: String?
 
-  /// Both tensors have the same element type kind and shape, or that is the failure. `ignore` lists boxes that are left out.
+  /// Both tensors have the same shape and are both of floats or both of integers, or that is the failure.
+  /// `ignore` lists boxes that are left out.
   init(_ name: String, got: HostTensor, want: HostTensor, limits: GoldenCase.Limits, ignore: [[Range<Int64>]] = []) {
     guard got.shape == want.shape else {
       worst = .infinity

@@ -41,7 +41,8 @@ final class Context {
         let capacity = UInt64(buffer.count)
         try checked { attune_describe(handle, what, name, &buffer, capacity, &need, $0) }
         return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-      } catch where error.status == attune_status(ATTUNE_E_WORKSPACE) && need > UInt64(buffer.count) && need < 1 << 30 {
+      } catch  where error.status == attune_status(ATTUNE_E_WORKSPACE) && need > UInt64(buffer.count) && need < 1 << 30
+      {
         buffer = [CChar](repeating: 0, count: Int(need))
       }
     }
@@ -76,14 +77,14 @@ final class CStrings {
     owned.append(p)
     return UnsafePointer(p)
   }
-  deinit { owned.forEach { $0.deallocate() } }
+  deinit { for string in owned { string.deallocate() } }
 }
 
 /// Where a JSON document differs from what was expected, in one line.
 func plain(_ error: any Error) -> String {
   func path(_ context: DecodingError.Context) -> String {
-    let where_ = context.codingPath.map { $0.intValue.map { "[\($0)]" } ?? $0.stringValue }.joined(separator: ".")
-    return where_.isEmpty ? "top level" : where_
+    let place = context.codingPath.map { $0.intValue.map { "[\($0)]" } ?? $0.stringValue }.joined(separator: ".")
+    return place.isEmpty ? "top level" : place
   }
   switch error as? DecodingError {
   case .keyNotFound(let key, let context)?: return "\(path(context)) lacks \"\(key.stringValue)\""

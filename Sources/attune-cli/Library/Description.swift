@@ -125,18 +125,29 @@ enum Description {
     }
     var operators: [Operator]
     var plugins: [Plugin]
-    var search_path: [Folder]
+    var searchPath: [Folder]
+
+    enum CodingKeys: String, CodingKey {
+      case operators, plugins
+      case searchPath = "search_path"
+    }
   }
 
   struct CPU: Decodable {
     var name: String
     var isa: [String]
-    var isa_level: String
-    var capped_by: String?
+    var isaLevel: String
+    var cappedBy: String?
     var l1d: Int64?
     var l2: Int64?
     var l3: Int64?
     var threads: Int?
+
+    enum CodingKeys: String, CodingKey {
+      case name, isa, l1d, l2, l3, threads
+      case isaLevel = "isa_level"
+      case cappedBy = "capped_by"
+    }
   }
 
   struct Diagnostics: Decodable {

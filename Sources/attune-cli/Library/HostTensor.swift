@@ -15,9 +15,9 @@ final class HostTensor {
 
   /// The contents are undefined. Fails when the size overflows or there is no memory.
   init(_ dtype: DType, _ shape: [Int64], prototype: Bool = false) throws {
-    guard let count = elementCount(shape), case let (size, overflow) = count.multipliedReportingOverflow(by: dtype.size),
-      !overflow, size <= Int.max - 64
-    else { throw Failure("a tensor of shape \(shape) is too large") }
+    let count = elementCount(shape) ?? .max
+    let (size, overflow) = count.multipliedReportingOverflow(by: dtype.size)
+    guard !overflow, size <= Int.max - 64 else { throw Failure("a tensor of shape \(shape) is too large") }
     var data: UnsafeMutableRawPointer?
     if !prototype {
       guard posix_memalign(&data, 64, max(size, 64)) == 0 else {
@@ -79,7 +79,8 @@ final class HostTensor {
 
   /// A copy of [start, stop) of `axis`; `drop` removes the axis, which must then have extent 1.
   func slice(axis: Int, start: Int64, stop: Int64, drop: Bool = false) throws -> HostTensor {
-    guard shape.indices.contains(axis), start >= 0, start <= stop, stop <= shape[axis], !drop || stop - start == 1 else {
+    guard shape.indices.contains(axis), start >= 0, start <= stop, stop <= shape[axis], !drop || stop - start == 1
+    else {
       throw Failure("slice [\(start),\(stop)) of axis \(axis) does not fit shape \(shape)")
     }
     var cut = shape

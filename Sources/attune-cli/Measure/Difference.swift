@@ -5,7 +5,8 @@ struct Difference {
   private let want: HostTensor
   /// Largest finite |want|.
   private let scale: Double
-  /// Largest |got - want| as a share of the largest |want|; infinite when one is not finite and the other is, or shapes differ.
+  /// Largest |got - want| as a share of the largest |want|; infinite when shapes differ, or one element is finite and
+  /// the other is not.
   let relative: Double
 
   init(got: HostTensor, want: HostTensor) {

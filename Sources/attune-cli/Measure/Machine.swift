@@ -14,10 +14,10 @@ struct Machine {
     let widest: [String: [Int]] = [
       "sse4": [ATTUNE_X86_SSE42], "avx2": [ATTUNE_X86_SSE42, ATTUNE_X86_AVX2, ATTUNE_X86_FMA],
     ]
-    let mask = widest[cpu.isa_level].map { $0.reduce(UInt64(0)) { $0 | 1 << UInt64($1) } } ?? .max
+    let mask = widest[cpu.isaLevel].map { $0.reduce(UInt64(0)) { $0 | 1 << UInt64($1) } } ?? .max
     let isa = crt_isa_bits() & mask
     peakGflops = crt_fma_peak_gflops(isa)
-    let beyondCaches = UInt64(clamping: min(max(4 * (cpu.l3 ?? 0), 64 << 20), 256 << 20))
+    let beyondCaches: UInt64 = (cpu.l3 ?? 0) > 16 << 20 ? 512 << 20 : 64 << 20
     readBytesPerSecond = crt_read_bandwidth(beyondCaches, isa)
   }
 }

@@ -48,7 +48,8 @@ enum Npy {
     var text = "{'descr': '\(order)\(code)', 'fortran_order': False, 'shape': (\(dims)), }"
     text += String(repeating: " ", count: 63 - (text.utf8.count + 10) % 64) + "\n"
     let length = text.utf8.count
-    let header = magic + [1, 0, UInt8(truncatingIfNeeded: length), UInt8(truncatingIfNeeded: length >> 8)] + Array(text.utf8)
+    let header =
+      magic + [1, 0, UInt8(truncatingIfNeeded: length), UInt8(truncatingIfNeeded: length >> 8)] + Array(text.utf8)
     try header.withUnsafeBytes { try File.write([$0, UnsafeRawBufferPointer(tensor.bytes)], to: path) }
   }
 

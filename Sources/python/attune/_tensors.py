@@ -78,7 +78,9 @@ def _numpy_view(name, array, writable):
             name,
             f"{name} is an output: expected a writable array, got a read-only one",
         )
-    word = _NUMPY_WORD.get(array.dtype, "bf16" if array.dtype.name == "bfloat16" else None)
+    word = _NUMPY_WORD.get(array.dtype)
+    if word is None and array.dtype.name == "bfloat16":  # of ml_dtypes
+        word = "bf16"
     if word is None:
         known = ", ".join([np.dtype(kind).name for kind in _NUMPY.values()] + ["bfloat16"])
         raise failure(
@@ -94,7 +96,7 @@ def _numpy_view(name, array, writable):
     strides = (ctypes.c_int64 * max(rank, 1))(*(stride // size for stride in array.strides))
     code, bits = _DLPACK[word]
     tensor = _abi.Tensor(
-        array.ctypes.data,
+        array.__array_interface__["data"][0],
         _abi.Device(_abi.DEVICE_CPU, 0),
         rank,
         _abi.DType(code, bits, 1),

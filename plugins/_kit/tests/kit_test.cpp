@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "_kit/dot-inl.h"
 #include "_kit/exp-inl.h"
 #include "_kit/online_softmax-inl.h"
 #include "_kit/pack-inl.h"
@@ -126,7 +127,7 @@ void TestTiles() {
       for (auto& x : b) x = Random();
       for (auto& x : c) x = Random();
       memcpy(start, c, sizeof c);
-      kit::TileRows<kVectors, true>(rows, depth, a, lda, b, c, ldc);
+      kit::TileRows<kVectors, true>(rows, depth, a, lda, b, kPanel, c, ldc);
       for (int i = 0; i < 16; i++) {
         for (size_t j = 0; j < ldc; j++) {
           double want = start[i * ldc + j];
@@ -136,7 +137,7 @@ void TestTiles() {
           Check(fabs(c[i * ldc + j] - want) < 1e-5, Name(), "tile, accumulating", depth, c[i * ldc + j], want);
         }
       }
-      kit::TileRows<kVectors, false>(rows, depth, a, lda, b, start, ldc);
+      kit::TileRows<kVectors, false>(rows, depth, a, lda, b, kPanel, start, ldc);
       for (int i = 0; i < rows; i++) {
         for (size_t j = 0; j < kVectors * kLanes; j++) {
           double want = 0;
@@ -144,6 +145,53 @@ void TestTiles() {
           Check(fabs(start[i * ldc + j] - want) < 1e-5, Name(), "tile", depth, start[i * ldc + j], want);
         }
       }
+    }
+  }
+}
+
+// Rows in their own storage, at a distance of their own: dot products, tiles, scaled sums. NaN beyond a row must not be
+// read.
+template <class T>
+void TestStoredRows(int dtype) {
+  const size_t ld = 45, rows = 9;
+  for (size_t n : {1, 3, 16, 17, 40}) {
+    T b[9 * 45];
+    double value[9 * 45];
+    for (size_t i = 0; i < rows * ld; i++) {
+      attune_kit::StoreScalar(b, i, dtype, i % ld < n ? double(Random()) : NAN);
+      value[i] = attune_kit::LoadScalar(b, i, dtype);
+    }
+    for (int m = 1; m <= 9; m++) {
+      HWY_ALIGN float a[9 * 48] = {}, s[10 * 12];
+      for (int i = 0; i < m; i++) {
+        for (size_t k = 0; k < n; k++) a[i * 48 + k] = Random();
+      }
+      for (auto& x : s) x = -7;
+      kit::Dots(m, rows, n, a, 48, b, ld, s, 12);
+      for (int i = 0; i < 10; i++) {
+        for (size_t j = 0; j < 12; j++) {
+          double want = i < m && j < rows ? 0 : -7;
+          for (size_t k = 0; k < n && i < m && j < rows; k++) want += a[i * 48 + k] * value[j * ld + k];
+          Check(fabs(s[i * 12 + j] - want) < 1e-5, Name(), "dots", n, s[i * 12 + j], want);
+        }
+      }
+    }
+    if (n >= kLanes) {
+      HWY_ALIGN float p[9], o[kLanes];
+      for (auto& x : p) x = Random();
+      kit::TileRows<1, false>(1, rows, p, 0, b, ld, o, 0);
+      for (size_t e = 0; e < kLanes; e++) {
+        double want = 0;
+        for (size_t j = 0; j < rows; j++) want += p[j] * value[j * ld + e];
+        Check(fabs(o[e] - want) < 1e-5, Name(), "tile of stored rows", n, o[e], want);
+      }
+    }
+    HWY_ALIGN float sum[64] = {};
+    kit::AddScaled(b, n, 0.5f, sum);
+    kit::AddScaled(b + ld, n, 2.0f, sum);
+    for (size_t e = 0; e < n; e++) {
+      const double want = 0.5 * value[e] + 2 * value[ld + e];
+      Check(fabs(sum[e] - want) < 1e-6, Name(), "scaled sum", n, sum[e], want);
     }
   }
 }
@@ -246,6 +294,9 @@ void Run() {
   TestTiles<1>();
   TestTiles<2>();
   TestTranspose();
+  TestStoredRows<float>(ATTUNE_F32);
+  TestStoredRows<hwy::bfloat16_t>(ATTUNE_BF16);
+  TestStoredRows<hwy::float16_t>(ATTUNE_F16);
   TestSixteenBits<hwy::bfloat16_t>("widen bf16", ATTUNE_BF16);
   TestSixteenBits<hwy::float16_t>("widen f16", ATTUNE_F16);
   TestOnlineSoftmax<true>();

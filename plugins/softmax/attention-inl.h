@@ -1,0 +1,201 @@
+// Attention of a tile of query rows: one pass over the keys that any of them sees, tile by tile, with an online
+// softmax.
+#if defined(ATTUNE_SOFTMAX_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTUNE_SOFTMAX_ATTENTION_INL_H_
+#undef ATTUNE_SOFTMAX_ATTENTION_INL_H_
+#else
+#define ATTUNE_SOFTMAX_ATTENTION_INL_H_
+#endif
+#include <math.h>
+#include <string.h>
+
+#include <type_traits>
+
+#include "_kit/online_softmax-inl.h"
+#include "softmax/fused.h"
+#include "softmax/scores-inl.h"
+#include "softmax/tile_keys-inl.h"
+#include "softmax/visible.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace softmax {
+namespace HWY_NAMESPACE {
+#if ATTUNE_ISA
+
+constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
+// Query rows whose scores are kept at a time: few enough for the first-level cache, so that only packed keys and values
+// come from the second. A multiple of kTileRows.
+constexpr size_t kBlockRows = 4 * kTileRows;
+
+// One worker's slice of the workspace. The expression in plugin.cpp reserves exactly this.
+struct Scratch {
+  size_t ld_q, ld_o, ld_s;  // row lengths in floats
+  float *q, *o;             // query rows and outputs
+  float* s;                 // scores of a block of rows
+  float *m, *sum;           // softmax state: maximum, kLanes partial sums
+  Interval* visible;        // keys of each query row
+  TileMemory tile;
+
+  Scratch(const attune_exec& x, const Problem& c) {
+    const size_t queries = x.knobs[kQueryRows], keys = x.knobs[kKeyRows];
+    ld_q = (c.D + 31) / 32 * 32, ld_o = (c.Dv + 31) / 32 * 32, ld_s = keys + 16;
+    const size_t floats = queries * (ld_q + ld_o + 48) + 32 * (keys + 16) + (keys + 33) * (ld_q + ld_o);
+    float* at = static_cast<float*>(x.workspace) + x.worker * floats;
+    const auto take = [&](size_t n) {
+      float* p = at;
+      at += n;
+      return p;
+    };
+    static_assert(kBlockRows <= 32, "the workspace has room for the scores of 32 rows");
+    q = take(queries * ld_q), o = take(queries * ld_o), s = take(32 * ld_s);
+    tile = {keys, ld_q, ld_o, take(keys * ld_q), take(keys * ld_o), take(32 * (ld_q + ld_o)), take(ld_q + ld_o)};
+    sum = take(queries * 16), visible = reinterpret_cast<Interval*>(take(queries * 4)), m = take(queries);
+    memset(tile.zero, 0, sizeof(float) * ld_q);
+  }
+};
+
+// Keys: PackedKeys or KeysInPlace.
+template <class Keys>
+class Attention {
+ public:
+  // `rows` query rows of one kv head of one sequence, from `first` on.
+  Attention(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows)
+      : c_(c), w_(w), s_(s), head_(head), first_(first), rows_(rows), keys_(c, s, head, w.tile) {}
+
+  // kPlain: nothing happens to a score between q.k and the softmax, so scores are kept in units of log2.
+  template <bool kPlain>
+  void Run() {
+    const Interval all = Begin(kPlain ? c_.scale * kLog2E : c_.scale);
+    const int64_t step = int64_t(w_.tile.keys);
+    for (int64_t j = all.begin; j < all.end; j += step) {
+      begin_ = j, end_ = all.end - j < step ? all.end : j + step;
+      keys_.Load(begin_, end_);
+      FindGroups();
+      for (size_t r = 0; r < rows_; r += kBlockRows) {
+        const size_t n = rows_ - r < kBlockRows ? rows_ - r : kBlockRows;
+        const Block block = {
+            n, w_.ld_q, w_.ld_s, w_.ld_o, w_.q + r * w_.ld_q, w_.s, w_.o + r * w_.ld_o, groups_ + r / kTileRows};
+        keys_.Scores(block);
+        for (size_t i = 0; i < n; i++) Weights<kPlain>(r + i, w_.s + i * w_.ld_s);
+        keys_.Add(block);
+        for (size_t i = 0; i < n; i++) AddRest(r + i, w_.s + i * w_.ld_s);
+      }
+    }
+    for (size_t r = 0; r < rows_; r++) Finish<kPlain>(r);
+  }
+
+ private:
+  int64_t Query(size_t r) const { return (first_ + int64_t(r)) / c_.Group(); }
+  int64_t Head(size_t r) const { return head_ * c_.Group() + (first_ + int64_t(r)) % c_.Group(); }
+
+  // Loads the queries, finds what each sees, clears the state. Returns the keys that any row sees.
+  Interval Begin(double scale) {
+    Interval all = {INT64_MAX, INT64_MIN};
+    const int64_t size = c_.q.view.DType() == ATTUNE_F32 ? 4 : 2;
+    for (size_t r = 0; r < rows_; r++) {
+      const int64_t at = c_.QueryAt(c_.q, s_, Head(r), Query(r));
+      kit::WithFloatType(c_.q.view.DType(), static_cast<const char*>(c_.q.view.Data()) + at * size,
+                         [&](const auto* p) { kit::Widen(p, c_.D, float(scale), w_.q + r * w_.ld_q); });
+      const Interval v = w_.visible[r] = VisibleKeys(c_, s_, Query(r));
+      if (v.end <= v.begin) continue;
+      if (v.begin < all.begin) all.begin = v.begin;
+      if (v.end > all.end) all.end = v.end;
+    }
+    for (size_t r = 0; r < rows_; r++) w_.m[r] = -INFINITY;
+    memset(w_.sum, 0, sizeof(float) * rows_ * kLanes);
+    memset(w_.o, 0, sizeof(float) * rows_ * w_.ld_o);
+    return all;
+  }
+
+  // Keys of row r in the current tile, counted from its first; empty when the second is not larger.
+  Interval InTile(size_t r) const {
+    const Interval v = w_.visible[r];
+    return {(v.begin > begin_ ? v.begin : begin_) - begin_, (v.end < end_ ? v.end : end_) - begin_};
+  }
+
+  void FindGroups() {
+    const int64_t keys = end_ - begin_;
+    for (size_t r = 0; r < rows_; r += kTileRows) {
+      Interval any = {keys, 0}, all = {0, keys};
+      for (size_t i = r; i < rows_ && i < r + kTileRows; i++) {
+        if (w_.visible[i].end <= w_.visible[i].begin) continue;  // an empty row: its result is not used
+        const Interval v = InTile(i);
+        if (v.end > v.begin) any = {v.begin < any.begin ? v.begin : any.begin, v.end > any.end ? v.end : any.end};
+        all = {v.begin > all.begin ? v.begin : all.begin, v.end < all.end ? v.end : all.end};
+      }
+      if (any.end <= any.begin) any = {0, 0};
+      if (any.end == 0 || all.end <= all.begin) all = {0, 0};
+      groups_[r / kTileRows] = {size_t(any.begin), size_t(any.end), size_t(all.begin), size_t(all.end)};
+    }
+  }
+
+  // Scores s of row r become weights; what the row has accumulated is scaled to the new maximum.
+  template <bool kPlain>
+  HWY_NOINLINE void Weights(size_t r, float* s) {
+    const Interval v = InTile(r);
+    if (v.end <= v.begin) return;
+    if constexpr (!kPlain) ModifyScores(c_, s_, Head(r), Query(r), begin_ + v.begin, s + v.begin, v.end - v.begin);
+    if (c_.sigmoid) return SigmoidWeights(s, v.begin, v.end, float(c_.sigmoid_bias));
+    const float factor = kit::OnlineSoftmax<kPlain>(s, v.begin, v.end, w_.m + r, w_.sum + r * kLanes);
+    if (factor != 1) kit::ScaleRow(w_.o + r * w_.ld_o, (c_.Dv + kLanes - 1) / kLanes * kLanes, factor);
+  }
+
+  // The keys of row r that are not its whole group's.
+  void AddRest(size_t r, const float* p) const {
+    const Interval v = InTile(r);
+    if (v.end <= v.begin) return;
+    const GroupKeys& g = groups_[r / kTileRows];
+    float* o = w_.o + r * w_.ld_o;
+    if (g.all_end == g.all_begin) return keys_.AddRow(p, v.begin, v.end, o);
+    if (size_t(v.begin) < g.all_begin) keys_.AddRow(p, v.begin, g.all_begin, o);
+    if (size_t(v.end) > g.all_end) keys_.AddRow(p, g.all_end, v.end, o);
+  }
+
+  // Normalises and stores row r.
+  template <bool kPlain>
+  HWY_NOINLINE void Finish(size_t r) {
+    const hn::ScalableTag<float> d;
+    double m = kPlain ? w_.m[r] * kLn2 : w_.m[r], factor = 1, total = 1;
+    if (!c_.sigmoid) {
+      total = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
+      if (c_.sinks) {
+        const double sink = c_.sinks.Get(Head(r)), top = sink > m ? sink : m;
+        factor = m > -INFINITY ? exp(m - top) : 0;
+        total = total * factor + (sink > -INFINITY ? exp(sink - top) : 0);
+        m = top;
+      }
+    }
+    float* row = w_.o + r * w_.ld_o;
+    // No visible key, or all of them masked: the row is 0 whatever lies in the accumulator. A total of NaN is no empty
+    // row.
+    if (w_.visible[r].end <= w_.visible[r].begin || total == 0) {
+      memset(row, 0, sizeof(float) * w_.ld_o);
+      factor = 0;
+    }
+    const int64_t at = c_.QueryAt(c_.o, s_, Head(r), Query(r));
+    const int64_t size = c_.o.view.DType() == ATTUNE_F32 ? 4 : 2;
+    kit::WithFloatType(c_.o.view.DType(), static_cast<char*>(c_.o.view.Data()) + at * size, [&](const auto* p) {
+      using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
+      kit::Narrow(row, c_.Dv, factor == 0 ? 0.0f : float(factor / total), const_cast<T*>(p));
+    });
+    if (c_.lse.view) {
+      float* lse = static_cast<float*>(c_.lse.view.Data()) + c_.QueryAt(c_.lse, s_, Head(r), Query(r));
+      *lse = total == 0 ? -INFINITY : float(m + log(total));
+    }
+  }
+
+  const Problem& c_;
+  const Scratch& w_;
+  const Sequence& s_;
+  int64_t head_, first_;
+  size_t rows_;
+  Keys keys_;
+  int64_t begin_ = 0, end_ = 0;  // the current tile
+  GroupKeys groups_[kMaxQueryRows / kTileRows + 1];
+};
+
+#endif  // ATTUNE_ISA
+}  // namespace HWY_NAMESPACE
+}  // namespace softmax
+HWY_AFTER_NAMESPACE();
+#endif  // toggled include guard

@@ -267,7 +267,7 @@ class ScoreTile {
         bool seen = false;
         for (int i = 0; i < n; i++) seen |= rows[r + i].begin < int(j + kPanel) && rows[r + i].end > int(j);
         if (!seen) continue;
-        kit::TileRows<2, false>(n, depth, a + r * lda, lda, panels + j * depth, out + r * ld_s + j, ld_s);
+        kit::TileRows<2, false>(n, depth, a + r * lda, lda, panels + j * depth, kPanel, out + r * ld_s + j, ld_s);
       }
     }
   }

@@ -82,7 +82,7 @@ constexpr attune_kernel Merge() {
 
 constexpr int64_t kBwdRowValues[] = {64, 128}, kBwdKeyValues[] = {64, 128, 256}, kSliceValues[] = {1, 2, 4, 8};
 constexpr attune_knob kBackwardKnobs[] = {
-    Knob("bq", kBwdRowValues, 0, "queries per tile"),
+    Knob("bq", kBwdRowValues, 1, "queries per tile"),
     Knob("bk", kBwdKeyValues, 1, "keys per tile"),
     Knob("slices", kSliceValues, 1, "tasks per kv head, each with its own share of dq"),
 };

@@ -19,10 +19,10 @@ using kit::kLanes;
 using kit::kPanel;
 using kit::kTileRows;
 
-// C[kRows x kVectors*kLanes] += A B. A(i, k) is a[i * lda + k], or a[k * lda + i] when kTransposed.
-template <bool kTransposed, int kRows, int kVectors>
-HWY_INLINE void AddTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b, size_t ldb,
-                        float* HWY_RESTRICT c, size_t ldc) {
+// C[kRows x kVectors*kLanes] += A^T B, where column k of A^T is a[k * lda ...]: kit::Tile with A the other way round.
+template <int kRows, int kVectors>
+HWY_INLINE void TransposedTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b,
+                               size_t ldb, float* HWY_RESTRICT c, size_t ldc) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   V sum[kRows][kVectors];
@@ -32,14 +32,14 @@ HWY_INLINE void AddTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, c
     for (int v = 0; v < kVectors; v++) sum[i][v] = hn::LoadU(d, c + i * ldc + v * kLanes);
   }
   for (size_t k = 0; k < depth; k++) {
-    V column[kVectors];
+    V row[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) column[v] = hn::LoadU(d, b + k * ldb + v * kLanes);
+    for (int v = 0; v < kVectors; v++) row[v] = hn::LoadU(d, b + k * ldb + v * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; i++) {
-      const V scalar = hn::Set(d, kTransposed ? a[k * lda + i] : a[i * lda + k]);
+      const V scalar = hn::Set(d, a[k * lda + i]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, column[v], sum[i][v]);
+      for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, row[v], sum[i][v]);
     }
   }
 #pragma GCC unroll 16
@@ -49,11 +49,16 @@ HWY_INLINE void AddTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, c
   }
 }
 
+// C += A B or A^T B for 1 <= rows <= kRows known at run time.
 template <bool kTransposed, int kVectors, int kRows = kTileRows>
-HWY_INLINE void AddTileRows(int rows, size_t depth, const float* a, size_t lda, const float* b, size_t ldb, float* c,
-                            size_t ldc) {
-  if (rows >= kRows) return AddTile<kTransposed, kRows, kVectors>(depth, a, lda, b, ldb, c, ldc);
-  if constexpr (kRows > 1) AddTileRows<kTransposed, kVectors, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
+HWY_INLINE void AddTile(int rows, size_t depth, const float* a, size_t lda, const float* b, size_t ldb, float* c,
+                        size_t ldc) {
+  if constexpr (!kTransposed) {
+    kit::TileRows<kVectors, true, kRows>(rows, depth, a, lda, b, ldb, c, ldc);
+  } else {
+    if (rows >= kRows) return TransposedTile<kRows, kVectors>(depth, a, lda, b, ldb, c, ldc);
+    if constexpr (kRows > 1) AddTile<true, kVectors, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
+  }
 }
 
 // c[i][0, columns) += sum over k in ranges[i] of A(i, k) b[k], for i < rows. b and c are read, and c written, up to a
@@ -68,12 +73,10 @@ HWY_NOINLINE void AddProduct(const Range* ranges, size_t rows, const float* a, s
       if (begin >= end) return;
       const float *from = a + i * row_step + begin * depth_step, *with = b + begin * ldb + e;
       float* to = c + i * ldc + e;
-      if (n == 1) {
-        if (wide) return AddTile<kTransposed, 1, 2>(end - begin, from, lda, with, ldb, to, ldc);
-        return AddTile<kTransposed, 1, 1>(end - begin, from, lda, with, ldb, to, ldc);
-      }
-      if (wide) return AddTileRows<kTransposed, 2>(n, end - begin, from, lda, with, ldb, to, ldc);
-      AddTileRows<kTransposed, 1>(n, end - begin, from, lda, with, ldb, to, ldc);
+      if (n > 1 && wide) return AddTile<kTransposed, 2>(n, end - begin, from, lda, with, ldb, to, ldc);
+      if (n > 1) return AddTile<kTransposed, 1>(n, end - begin, from, lda, with, ldb, to, ldc);
+      if (wide) return AddTile<kTransposed, 2, 1>(1, end - begin, from, lda, with, ldb, to, ldc);
+      AddTile<kTransposed, 1, 1>(1, end - begin, from, lda, with, ldb, to, ldc);
     };
     for (size_t i = 0; i < rows; i += kTileRows) {
       const int n = rows - i < kTileRows ? int(rows - i) : kTileRows;

@@ -46,7 +46,7 @@ def ids(rows):
     return ["-".join(row) for row in rows]
 
 
-EXACT = {"f64", "i32", "i64", "u8", "bool", "i8"}  # storage types that have no tolerance of their own
+EXACT = {"f64", "i32", "i64", "u8", "bool", "i8"}  # no tolerance is stated for them
 FAST = list(kernels(False))
 EVERY = FAST + list(kernels(True))
 

@@ -16,7 +16,7 @@ INT64_MIN = -(2**63)
 
 
 def oracle(problem):
-    """{name: float64 array} of all that the oracle computes for this problem; {} where none fits."""
+    """{name: float64 array} of all that the oracle computes; {} where none fits this problem."""
     op, name = problem.op, problem.entry
     entry = op["_entries"][name]
     if not (ORACLES / f"{op['id']}.py").exists() or _quantised(problem, entry):

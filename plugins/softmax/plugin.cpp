@@ -135,11 +135,11 @@ constexpr attune_kernel ReferenceBackwardKernel() {
 }
 constexpr attune_kernel kBackwardKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.6)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.3)),
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.75)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.4)),
     OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.1)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.6)),
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.7)),
 #endif
     ReferenceBackwardKernel(),
 };

@@ -73,7 +73,8 @@ static const attune_preset presets[] = {
 static const attune_tolerance tolerances[] = {{sizeof(attune_tolerance), ATTUNE_F32, 1e-4, 2e-5}};
 static const attune_op ops[] = {
     {.struct_size = sizeof(attune_op), .version = {1, 0, 0, 0}, .id = "org.example.average",
-     .title = "Average attention", .doc = "every token sees the mean of all tokens up to it", .reference = "arXiv:1805.00631",
+     .title = "Average attention", .doc = "every token sees the mean of all tokens up to it",
+     .reference = "arXiv:1805.00631",
      .entries = ATTUNE_SPAN(entries), .presets = ATTUNE_SPAN(presets), .tolerances = ATTUNE_SPAN(tolerances)},
 };
 static const attune_plugin plugin = {.struct_size = sizeof(attune_plugin), .version = {1, 0, 0, 0},

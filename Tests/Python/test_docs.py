@@ -25,13 +25,20 @@ def blocks(text, language):
 
 
 def run(*command, **options):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)  # fmt: skip
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, **options
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def environment(build, **more):
-    return {**os.environ, "LD_LIBRARY_PATH": str(build / "lib"), "PYTHONPATH": str(build / "python"), **more}  # fmt: skip
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(build / "lib"),
+        "PYTHONPATH": str(build / "python"),
+        **more,
+    }
 
 
 @pytest.mark.parametrize("standard", ["c11", "c17"])
@@ -40,8 +47,20 @@ def test_program_of_the_readme(build, tmp_path, standard):
         pytest.skip("no cc")
     [(program, output)] = blocks(README, "c")
     (tmp_path / "program.c").write_text(program)
-    run("cc", f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", tmp_path / "program.c",
-        f"-I{build / 'include'}", f"-L{build / 'lib'}", "-lattune", "-o", tmp_path / "program")  # fmt: skip
+    run(
+        "cc",
+        f"-std={standard}",
+        "-Wall",
+        "-Wextra",
+        "-Wpedantic",
+        "-Werror",
+        tmp_path / "program.c",
+        f"-I{build / 'include'}",
+        f"-L{build / 'lib'}",
+        "-lattune",
+        "-o",
+        tmp_path / "program",
+    )
     assert run(tmp_path / "program", env=environment(build)) == output
 
 
@@ -69,7 +88,7 @@ def test_code_of_the_plugin_page_is_from_the_sources():
 
 
 def test_commands_of_the_plugin_page(build, tmp_path):
-    """The commands in a copy of what they touch: the plugins, the headers and the staged program."""
+    """The commands in a copy of what they touch: plugins, headers and the staged program."""
     for folder in ("plugins/_template", "plugins/_kit", "include"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "plugins/plugins.mk", tmp_path / "plugins/plugins.mk")
@@ -80,7 +99,9 @@ def test_commands_of_the_plugin_page(build, tmp_path):
     assert len(lines) == 6
     done = {line: run("sh", "-c", line, cwd=tmp_path) for line in lines}
     assert re.search(r"^mine\s+1.0.0", done["build/bin/attune list"], re.M)
-    assert re.search(r"^state .*\n(?:.*\n)*reference ", done["build/bin/attune bench mine --kernel all"], re.M)
+    assert re.search(
+        r"^state .*\n(?:.*\n)*reference ", done["build/bin/attune bench mine --kernel all"], re.M
+    )
     assert "1 of 1" in done["build/bin/attune verify mine --golden plugins --kernel all"]
 
 
@@ -90,13 +111,18 @@ def test_environment_of_the_abi_page(build):
     shown = {name for cell in shown for name in re.findall(r"ATTUNE_[A-Z_]+", cell)}
     read = {name: "?" for name in shown if name != "ATTUNE_LIBRARY"}
     read.update(ATTUNE_PLUGIN_PATH="/", ATTUNE_WISDOM="none")
-    program = "import attune, json; c = attune.Context(log=lambda *_: None); print(c._describe('diagnostics', None))"  # fmt: skip
+    program = (
+        "import attune; context = attune.Context(log=lambda *_: None);"
+        "print(context._describe('diagnostics', None))"
+    )
     seen = json.loads(run(sys.executable, "-c", program, env=environment(build, **read)))
     assert set(seen["environment"]) == set(read)
 
 
 def test_generators_of_the_abi_page():
-    rows = re.findall(r"^\| (`.*?) \|", ABI.partition("| generator |")[2].partition("\n\n")[0], re.M)
+    rows = re.findall(
+        r"^\| (`.*?) \|", ABI.partition("| generator |")[2].partition("\n\n")[0], re.M
+    )
     assert {n for row in rows for n in re.findall(r"`([a-z]+)", row)} == set(problems.model.GENS)
 
 
@@ -108,10 +134,12 @@ def test_limits_of_the_abi_page():
         "expression, shape / `let`": "expression nodes lets",
         "rank, length of a name": "rank name",
         "tensors, symbols, parameters, native arguments": "tensors",
-        "rules per entry, entries and presets per operator, operators per plugin": "rules entries presets",
+        "rules per entry, entries and presets per operator, operators per plugin": (
+            "rules entries presets"
+        ),
         "kernels per entry, knobs per kernel, values per knob": "kernels knobs knobValues",
         "combinations of knobs per entry": "candidates",
-    }.items():  # fmt: skip
+    }.items():
         numbers = list(map(int, re.findall(r"\d+", rows[words])))
         assert numbers[: len(names.split())] == [limit[n] for n in names.split()], words
     assert limit["tensors"] == limit["symbols"] == limit["params"] == limit["arguments"]

@@ -58,7 +58,16 @@ def test_c_engine(build, tmp_path, compiler):
 def test_cpp_engine(build, tmp_path, standard):
     needs("c++")
     source = EXAMPLES / "cpp-engine" / "main.cpp"
-    run("c++", f"-std={standard}", *WARNINGS, "-pthread", source, *flags(build), "-o", tmp_path / "engine")  # fmt: skip
+    run(
+        "c++",
+        f"-std={standard}",
+        *WARNINGS,
+        "-pthread",
+        source,
+        *flags(build),
+        "-o",
+        tmp_path / "engine",
+    )
     for _ in range(3):  # its threads share the work differently every time
         prints(build, tmp_path / "engine", "cpp-engine")
 
@@ -67,8 +76,20 @@ def test_swift_host(build, tmp_path):
     swiftc = shutil.which("swiftc") or "/opt/swift/usr/bin/swiftc"
     needs(swiftc)
     folder = EXAMPLES / "swift-host"
-    run(swiftc, "-swift-version", "6", "-warnings-as-errors", "-I", folder, "-Xcc", f"-I{build / 'include'}",
-        f"-L{build / 'lib'}", folder / "main.swift", "-o", tmp_path / "host")  # fmt: skip
+    run(
+        swiftc,
+        "-swift-version",
+        "6",
+        "-warnings-as-errors",
+        "-I",
+        folder,
+        "-Xcc",
+        f"-I{build / 'include'}",
+        f"-L{build / 'lib'}",
+        folder / "main.swift",
+        "-o",
+        tmp_path / "host",
+    )
     prints(build, tmp_path / "host", "swift-host")
 
 
@@ -78,11 +99,32 @@ def test_my_plugin(build, tmp_path, standard):
     plugins = tmp_path / "plugins"
     plugins.mkdir(mode=0o755)
     source, plugin = EXAMPLES / "my-plugin" / "plugin.c", plugins / "attune_average.so"
-    run("cc", f"-std={standard}", "-Wall", "-Wextra", "-Werror", "-O2", "-shared", "-fPIC", "-fvisibility=hidden",
-        f"-I{build / 'include'}", source, "-o", plugin)  # fmt: skip
+    run(
+        "cc",
+        f"-std={standard}",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        f"-I{build / 'include'}",
+        source,
+        "-o",
+        plugin,
+    )
     env = {**os.environ, "ATTUNE_PLUGIN_PATH": str(plugins)}
     v = EXAMPLES / "data" / "layer0_v.npy"
-    command = [build / "bin" / "attune", "run", "org.example.average", "--in", f"v={v}", "--threads", "2"]  # fmt: skip
+    command = [
+        build / "bin" / "attune",
+        "run",
+        "org.example.average",
+        "--in",
+        f"v={v}",
+        "--threads",
+        "2",
+    ]
     same(run(*command, "--kernel", "mean", env=env), expected("my-plugin"))
 
     values = np.load(v)

@@ -36,7 +36,11 @@ def definition(q, k, v, attn_mask=None, is_causal=False, scale=None):
 
 
 def arrays(rng, batch=2, heads=4, kv_heads=4, queries=9, keys=9, width=16, columns=16):
-    shapes = [(batch, heads, queries, width), (batch, kv_heads, keys, width), (batch, kv_heads, keys, columns)]  # fmt: skip
+    shapes = [
+        (batch, heads, queries, width),
+        (batch, kv_heads, keys, width),
+        (batch, kv_heads, keys, columns),
+    ]
     return [rng.standard_normal(s, dtype=np.float32) for s in shapes]
 
 
@@ -47,7 +51,10 @@ CASES = {
     "causal, more keys: top left": ({"keys": 23}, {"is_causal": True}),
     "causal, more queries: top left": ({"queries": 21, "keys": 6}, {"is_causal": True}),
     "grouped heads": ({"heads": 8, "kv_heads": 2}, {"enable_gqa": True}),
-    "one head of keys, causal": ({"heads": 6, "kv_heads": 1, "keys": 40}, {"enable_gqa": True, "is_causal": True}),  # fmt: skip
+    "one head of keys, causal": (
+        {"heads": 6, "kv_heads": 1, "keys": 40},
+        {"enable_gqa": True, "is_causal": True},
+    ),
     "wider values": ({"columns": 40}, {}),
     "long": ({"queries": 200, "keys": 333, "width": 64}, {"is_causal": True}),
 }
@@ -85,8 +92,11 @@ def test_rows_without_keys_are_zero(ctx, sdpa):
 
 @pytest.mark.parametrize(
     "sizes, arguments",
-    [({"heads": 4, "kv_heads": 2}, {}), ({}, {"is_causal": True, "attn_mask": np.ones((9, 9), bool)})],
-)  # fmt: skip
+    [
+        ({"heads": 4, "kv_heads": 2}, {}),
+        ({}, {"is_causal": True, "attn_mask": np.ones((9, 9), bool)}),
+    ],
+)
 def test_refuses_what_pytorch_refuses(ctx, sdpa, sizes, arguments):
     with pytest.raises(ValueError):
         sdpa(ctx, *arrays(np.random.default_rng(4), **sizes), **arguments)

@@ -25,6 +25,11 @@ void ReadPacked(const attune_tensor* t, bool heads_first, Axes* a) {
   a->row = a->view.Stride(heads_first ? 1 : 0), a->head = a->view.Stride(heads_first ? 0 : 1);
 }
 
+// The layouts without pages.
+void ReadRows(bool bhnd, const attune_tensor* t, bool heads_first, Axes* a) {
+  bhnd ? ReadBhn(t, a) : ReadPacked(t, heads_first, a);
+}
+
 // [page,row,H,...]
 void ReadPaged(const attune_tensor* t, Axes* a) {
   if (!t) return;
@@ -53,13 +58,11 @@ Problem ReadForward(const attune_exec& x) {
   ReadCommon(x, &p);
   const attune_tensor* const* t = x.tensors;
   const bool bhnd = p.layout == kBhnd, paged = p.layout == kPaged;
-  const auto read = [&](const attune_tensor* tensor, bool heads_first, Axes* a) {
-    bhnd ? ReadBhn(tensor, a) : ReadPacked(tensor, heads_first, a);
-  };
   const auto read_keys = [&](int plain, int pages, KeyRows* rows) {
-    paged ? ReadPaged(t[pages], &rows->cached) : read(t[plain], false, &rows->cached);
+    paged ? ReadPaged(t[pages], &rows->cached) : ReadRows(bhnd, t[plain], false, &rows->cached);
   };
-  read(t[kFwdQ], false, &p.q), read(t[kFwdO], false, &p.o), read(t[kFwdLse], true, &p.lse);
+  ReadRows(bhnd, t[kFwdQ], false, &p.q), ReadRows(bhnd, t[kFwdO], false, &p.o);
+  ReadRows(bhnd, t[kFwdLse], true, &p.lse);
   read_keys(kFwdK, kFwdKPages, &p.k), read_keys(kFwdV, kFwdVPages, &p.v);
   read_keys(kFwdKScale, kFwdKScale, &p.k_scale), read_keys(kFwdKZero, kFwdKZero, &p.k_zero);
   read_keys(kFwdVScale, kFwdVScale, &p.v_scale), read_keys(kFwdVZero, kFwdVZero, &p.v_zero);
@@ -88,27 +91,28 @@ Problem ReadStep(const attune_exec& x) {
 }
 
 Problem ReadBackward(const attune_exec& x) {
-  Problem p = ReadCommon(x);
+  Problem p = {};
+  ReadCommon(x, &p);
   const attune_tensor* const* t = x.tensors;
   const bool bhnd = p.layout == kBhnd;
-  const auto axes = [&](int i) { return bhnd ? Bhn(t[i]) : Packed(t[i]); };
-  p.q = axes(kBwdQ), p.o = axes(kBwdO);
-  p.lse = bhnd ? Bhn(t[kBwdLse]) : Packed(t[kBwdLse], true);
-  p.k.cached = axes(kBwdK), p.v.cached = axes(kBwdV);
-  p.cu_q = View(t[kBwdCuQ]), p.cu_k = View(t[kBwdCuK]);
-  p.seqlens_k = View(t[kBwdSeqlensK]), p.key_start = View(t[kBwdKeyStart]), p.q_offsets = View(t[kBwdQOffsets]);
-  p.mask = View(t[kBwdMask]), p.bias = View(t[kBwdBias]), p.slopes = View(t[kBwdSlopes]), p.sinks = View(t[kBwdSinks]);
+  ReadRows(bhnd, t[kBwdQ], false, &p.q), ReadRows(bhnd, t[kBwdO], false, &p.o);
+  ReadRows(bhnd, t[kBwdLse], true, &p.lse);
+  ReadRows(bhnd, t[kBwdK], false, &p.k.cached), ReadRows(bhnd, t[kBwdV], false, &p.v.cached);
+  ReadView(t[kBwdCuQ], &p.cu_q), ReadView(t[kBwdCuK], &p.cu_k);
+  ReadView(t[kBwdSeqlensK], &p.seqlens_k), ReadView(t[kBwdKeyStart], &p.key_start);
+  ReadView(t[kBwdQOffsets], &p.q_offsets), ReadView(t[kBwdMask], &p.mask), ReadView(t[kBwdBias], &p.bias);
+  ReadView(t[kBwdSlopes], &p.slopes), ReadView(t[kBwdSinks], &p.sinks);
   return p;
 }
 
 Gradients ReadGradients(const attune_exec& x) {
   const attune_tensor* const* t = x.tensors;
   const bool bhnd = Layout(x.params[kLayout].i) == kBhnd;
-  const auto axes = [&](int i) { return bhnd ? Bhn(t[i]) : Packed(t[i]); };
-  Gradients g;
-  g.d_o = axes(kBwdDo), g.dq = axes(kBwdDq), g.dk = axes(kBwdDk), g.dv = axes(kBwdDv);
-  g.d_lse = bhnd ? Bhn(t[kBwdDlse]) : Packed(t[kBwdDlse], true);
-  g.dbias = View(t[kBwdDbias]), g.dsinks = View(t[kBwdDsinks]), g.dslopes = View(t[kBwdDslopes]);
+  Gradients g = {};
+  ReadRows(bhnd, t[kBwdDo], false, &g.d_o), ReadRows(bhnd, t[kBwdDq], false, &g.dq);
+  ReadRows(bhnd, t[kBwdDk], false, &g.dk), ReadRows(bhnd, t[kBwdDv], false, &g.dv);
+  ReadRows(bhnd, t[kBwdDlse], true, &g.d_lse);
+  ReadView(t[kBwdDbias], &g.dbias), ReadView(t[kBwdDsinks], &g.dsinks), ReadView(t[kBwdDslopes], &g.dslopes);
   return g;
 }
 

@@ -24,7 +24,7 @@ constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256, 512}, kKeyRowValues[] =
 constexpr int64_t kChunkValues[] = {512, 2048};
 constexpr attune_knob kFusedKnobs[] = {
     Knob("bq", kQueryRowValues, 3, "query rows (queries times heads of a group) per task"),
-    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("bk", kKeyRowValues, 2, "keys per tile"),
 };
 constexpr attune_knob kRowsKnobs[] = {
     Knob("bk", kKeyRowValues, 0, "keys per tile"),
@@ -47,7 +47,8 @@ constexpr attune_kernel Fused(const char* tasks, double efficiency) {
   attune_kernel k =
       Kernel("", ATTUNE_INVARIANT, nullptr, "packed tiles of keys, register-tile products, online softmax");
   k.knobs = Span(kFusedKnobs);
-  k.knob_when = "k.bq<=32||k.bq<2*Hq/Hkv*Nq";
+  // No tile much larger than what there is, and some tasks to share.
+  k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bq<=64||4*k.bq<=B*Hq*Nq)&&(k.bk<=64||k.bk<2*Nk)";
   k.tasks = tasks;
   k.workspace = kFusedWorkspace;
   k.efficiency = efficiency;

@@ -21,35 +21,45 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
 }
 
 constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256, 512}, kKeyRowValues[] = {64, 128, 256};
-constexpr int64_t kFewRowValues[] = {32};
+constexpr int64_t kChunkValues[] = {512, 2048};
 constexpr attune_knob kFusedKnobs[] = {
     Knob("bq", kQueryRowValues, 3, "query rows (queries times heads of a group) per task"),
-    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("bk", kKeyRowValues, 2, "keys per tile"),
 };
 constexpr attune_knob kRowsKnobs[] = {
-    Knob("bq", kFewRowValues, 0, "query rows per task"),
     Knob("bk", kKeyRowValues, 0, "keys per tile"),
+    Knob("chunk", kChunkValues, 0, "keys per piece of work"),
 };
 
-constexpr char kWorkspace[] =
-    "4*$workers*(k.bq*(32*cdiv(D,32)+32*cdiv(Dv,32)+48)+32*(k.bk+16)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))";
+// Scratch of each worker for tiles of ROWS query rows; see attention-inl.h.
+#define ATTUNE_SOFTMAX_SCRATCH(ROWS) \
+  "4*$workers*(" ROWS "*(32*cdiv(D,32)+32*cdiv(Dv,32)+48)+32*(k.bk+16)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))"
+// The chunks of all rows, when there is more than one per row; see rows.cpp.
+#define ATTUNE_SOFTMAX_PARTS "*cdiv(Nk,k.chunk)*(Nk>k.chunk)*(32*cdiv(Dv,32)+16)"
+constexpr char kFusedWorkspace[] = ATTUNE_SOFTMAX_SCRATCH("k.bq");
+constexpr char kForwardRowsWorkspace[] =
+    ATTUNE_SOFTMAX_SCRATCH("32") "+4*(p.layout!=thd)*Hq*Tq" ATTUNE_SOFTMAX_PARTS;
+constexpr char kStepRowsWorkspace[] = ATTUNE_SOFTMAX_SCRATCH("32") "+4*B*Hq*Nq" ATTUNE_SOFTMAX_PARTS;
+#undef ATTUNE_SOFTMAX_SCRATCH
+#undef ATTUNE_SOFTMAX_PARTS
 
 constexpr attune_kernel Fused(const char* tasks, double efficiency) {
   attune_kernel k =
       Kernel("", ATTUNE_INVARIANT, nullptr, "packed tiles of keys, register-tile products, online softmax");
   k.knobs = Span(kFusedKnobs);
-  k.knob_when = "k.bq<=32||k.bq<2*Hq/Hkv*Nq";
+  // No tile much larger than what there is, and some tasks to share.
+  k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bq<=64||4*k.bq<=B*Hq*Nq)&&(k.bk<=64||k.bk<2*Nk)";
   k.tasks = tasks;
-  k.workspace = kWorkspace;
+  k.workspace = kFusedWorkspace;
   k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Rows(const char* tasks, const char* when, double efficiency) {
-  attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "keys and values read in place, once per group of heads");
+constexpr attune_kernel Rows(const char* workspace, const char* when, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "keys and values read in place, once per group of heads; long keys in chunks");
   k.knobs = Span(kRowsKnobs);
   k.when = when;
-  k.tasks = tasks;
-  k.workspace = kWorkspace;
+  k.workspace = workspace;
   k.efficiency = efficiency;
   return k;
 }
@@ -113,14 +123,14 @@ constexpr attune_entry BackwardEntry(attune_span kernels) {
 // Not constexpr only because of the cast; constant data all the same.
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.45)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.45)),
     OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, 0.8)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.25)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.25)),
     OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, 0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.1)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.1)),
     OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, 0.1)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.45)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.45)),
     OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, 0.8)),
 #endif
     NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
@@ -145,14 +155,14 @@ constexpr attune_kernel kBackwardKernels[] = {
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.45)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.45)),
     OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, 0.8)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.25)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.25)),
     OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, 0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.1)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.1)),
     OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, 0.1)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.45)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.45)),
     OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, 0.8)),
 #endif
     Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),

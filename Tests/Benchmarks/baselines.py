@@ -103,6 +103,7 @@ def compare(problem, threads, seconds, limit):
             "rounds": len(lane.samples),
             "error": errors[name],
             "times_attune": lane.ratio(base),
+            "times_attune_min": min(lane.samples) / min(base.samples),
         }
         for name, lane in lanes.items()
     }
@@ -180,7 +181,7 @@ def main():
         "versions": versions(),
         "absent": absent,
         "cpus": len(os.sched_getaffinity(0)),
-        "load_before": os.getloadavg()[0],
+        "load": os.getloadavg()[0],
         "overhead": attune_cli("bench", "--overhead"),
     }
     print(f"{limit['cpu']['name']}, {limit['cpu']['isa_level']}, {document['cpus']} CPUs,", end=" ")
@@ -189,6 +190,8 @@ def main():
     print(", ".join(f"{name} {version}" for name, version in document["versions"].items()))
     for name, reason in absent.items():
         print(f"{name} is absent: {reason}")
+    if document["load"] > 0.5:
+        print(f"busy machine: load {document['load']:.1f} before anything was timed")
     print("\nAttune: median time of a call. Others: how many times as long their call takes.\n")
     document["rows"] = table(chosen, options.threads, options.seconds, limit)
     if options.json:

@@ -9,6 +9,7 @@ ImportError when the library is absent and Declined when the library does not ta
 import numpy as np
 
 import onnx_models
+import openvino_models
 from problems import Declined
 
 
@@ -72,67 +73,9 @@ def _torch(problem, threads, backend):
     return run, lambda: last[0].float().numpy()
 
 
-def onnx_attention(problem, threads):
-    """ONNX's own operator, Attention of opset 23."""
-    return onnx_models.attention(problem, threads)
-
-
-def onnx_mha(problem, threads):
-    """ONNX Runtime's MultiHeadAttention, in its own layout."""
-    return onnx_models.multi_head_attention(problem, threads)
-
-
-def onnx_gqa(problem, threads):
-    """ONNX Runtime's GroupQueryAttention: causal, with its cache."""
-    return onnx_models.group_query_attention(problem, threads)
-
-
 def onnx_mha_folded(problem, threads):
     """The query heads of a group as rows of one head."""
     return onnx_models.multi_head_attention(problem.folded(), threads)
-
-
-def openvino(problem, threads):
-    """ScaledDotProductAttention in a compiled model, which repeats a group's keys as exported models
-    do."""
-    import openvino as library
-    from openvino import opset13 as ops
-
-    type = getattr(library.Type, problem.dtype)
-    q, k, v = inputs = [ops.parameter(list(x.shape), type) for x in problem.tensors]
-    group = problem.Hq // problem.Hkv
-
-    def repeat(x):  # [B,Hkv,N,D] -> [B,Hq,N,D]
-        if group == 1:
-            return x
-        shape = [problem.B, problem.Hkv, group, problem.Nk, problem.D]
-        wide = ops.broadcast(ops.unsqueeze(x, np.int64(2)), np.array(shape, np.int64))
-        flat = np.array([problem.B, problem.Hq, problem.Nk, problem.D], np.int64)
-        return ops.reshape(wide, flat, special_zero=False)
-
-    result = ops.scaled_dot_product_attention(q, repeat(k), repeat(v), causal=problem.causal)
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,
-        # Else f32 models are computed in bf16 where the CPU is fast at that.
-        "INFERENCE_PRECISION_HINT": problem.dtype,
-    }
-    model = library.Core().compile_model(library.Model([result], inputs), "CPU", options)
-    request = model.create_infer_request()
-    share = lambda x: library.Tensor(x.view(np.uint8), list(x.shape), type)
-    out = np.empty_like(problem.tensors[0])
-    for i, x in enumerate(problem.tensors):
-        request.set_input_tensor(i, share(x))
-    request.set_output_tensor(share(out))
-    run = lambda: request.infer()
-    run.memory = problem.tensors, out  # tensors of OpenVINO do not own theirs
-    return run, lambda: out
-
-
-def openvino_folded(problem, threads):
-    """The query heads of a group as rows of one head."""
-    return openvino(problem.folded(), threads)
 
 
 def numpy(problem, threads):
@@ -167,11 +110,14 @@ COLUMNS = {
     "Attune": {"attune": attune},
     "PyTorch": {"torch": torch, "torch unfused": torch_unfused, "torch folded": torch_folded},
     "ONNX Runtime": {
-        "Attention-23": onnx_attention,
-        "MultiHeadAttention": onnx_mha,
+        "Attention-23": onnx_models.attention,
+        "MultiHeadAttention": onnx_models.multi_head_attention,
         "MultiHeadAttention folded": onnx_mha_folded,
-        "GroupQueryAttention": onnx_gqa,
+        "GroupQueryAttention": onnx_models.group_query_attention,
     },
-    "OpenVINO": {"openvino": openvino, "openvino folded": openvino_folded},
+    "OpenVINO": {
+        "openvino": openvino_models.attention,
+        "openvino cached": openvino_models.cached_attention,
+    },
     "numpy": {"numpy": numpy},
 }

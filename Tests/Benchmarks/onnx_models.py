@@ -10,7 +10,7 @@ CONTRIB = "com.microsoft"
 
 
 class _Model:
-    """A session of one node, with inputs and outputs bound to given arrays; None is an input left out."""
+    """A session of one node, bound to given inputs and outputs; None is an input left out."""
 
     def __init__(self, problem, threads, operator, inputs, outputs, domain="", **attributes):
         import onnxruntime
@@ -42,9 +42,8 @@ class _Model:
         )
         self.arrays = inputs, outputs  # the bound values do not own their memory
         self.binding = self.session.io_binding()
-        bound = (
-            {}
-        )  # one value for an array that is both input and output: that is how a cache is shared
+        # One value for an array that is both input and output: that is how a cache is shared.
+        bound = {}
 
         def value(x):
             at = x.__array_interface__["data"][0]
@@ -72,6 +71,7 @@ def _heads_first(problem, x):
 
 
 def attention(problem, threads):
+    """ONNX's own operator, Attention of opset 23."""
     q, k, v = problem.tensors
     o = np.empty_like(q)
     run = _Model(
@@ -81,6 +81,7 @@ def attention(problem, threads):
 
 
 def multi_head_attention(problem, threads):
+    """A contrib operator, in its own layout."""
     if problem.Hq != problem.Hkv:
         raise Declined("MultiHeadAttention has one key head per query head")
     q, k, v = map(_tokens_first, problem.tensors)
@@ -93,8 +94,8 @@ def multi_head_attention(problem, threads):
 
 
 def group_query_attention(problem, threads):
-    """Prefill: an empty cache, which the operator fills. Decode: all keys but the last are in the
-    cache, the last one comes with the call; the cache is shared, so that nothing is moved."""
+    """A contrib operator, causal. Prefill: an empty cache, which it fills. Decode: all keys but the
+    last are in the cache, the last one comes with the call; the cache is shared, so nothing moves."""
     if not (problem.causal or problem.is_decode):
         raise Declined("GroupQueryAttention is causal")
     q, k, v = problem.tensors

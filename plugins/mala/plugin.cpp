@@ -1,5 +1,8 @@
 // Magnitude-aware linear attention: kernels, entries and the handshake. The tables of tensors and parameters are in
 // tables.h.
+#include "_kit/isa.h"
+#include "mala/chunked.h"
+#include "mala/layout.h"
 #include "mala/problem.h"
 #include "mala/reference.h"
 #include "mala/tables.h"
@@ -18,8 +21,62 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   return k;
 }
 
-constexpr attune_kernel kForwardKernels[] = {Reference(ReferenceForward, kReferenceWorkspace)};
-constexpr attune_kernel kStepKernels[] = {Reference(ReferenceStep, kReferenceWorkspace)};
+constexpr int64_t kChunkValues[] = {32, 64, 128}, kSplitValues[] = {1, 8, 32}, kWhole[] = {32}, kOnce[] = {1};
+constexpr attune_knob kChunkedKnobs[] = {
+    Knob("chunk", kChunkValues, 1, "tokens per tile"),
+    Knob("split", kSplitValues, 1, "pieces that the tokens of all kv heads together are cut into, if there are that few heads"),
+};
+constexpr attune_knob kTokensKnobs[] = {
+    Knob("chunk", kWhole, 0, "tokens per tile: room for one row of each kind"),
+    Knob("split", kOnce, 0, "the tokens of a head stay together"),
+};
+
+constexpr attune_kernel Chunked(const char* workspace, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "sums over chunks of tokens and rows of outputs as register-tile products");
+  k.knobs = Span(kChunkedKnobs);
+  k.workspace = workspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr attune_kernel Tokens(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "one token after the other, each a single pass over the states");
+  k.knobs = Span(kTokensKnobs);
+  k.when = "p.causal&&Nk>=1&&Nk<=16";
+  k.workspace = kForwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+
+constexpr attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tokens_avx512", N_AVX3::TokensForward, Tokens(0.1)),
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kAvx2, "tokens_avx2", N_AVX2::TokensForward, Tokens(0.1)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kSse4, "tokens_sse4", N_SSE4::TokensForward, Tokens(0.1)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tokens_neon", N_NEON::TokensForward, Tokens(0.1)),
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+#endif
+    Reference(ReferenceForward, kReferenceWorkspace),
+};
+constexpr attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tokens_avx512", N_AVX3::TokensStep, Tokens(0.1)),
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kAvx2, "tokens_avx2", N_AVX2::TokensStep, Tokens(0.1)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kSse4, "tokens_sse4", N_SSE4::TokensStep, Tokens(0.1)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tokens_neon", N_NEON::TokensStep, Tokens(0.1)),
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+#endif
+    Reference(ReferenceStep, kReferenceWorkspace),
+};
 constexpr attune_kernel kBackwardKernels[] = {Reference(ReferenceBackward, kReferenceBackwardWorkspace)};
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";

@@ -40,6 +40,10 @@ struct Problem {
   States in, out;            // may be absent, each on its own in `out`
 
   int64_t Group() const { return Hq / Hkv; }
+  // The tokens of batch entry b so far. To be called when all of its heads are done: n_state may be updated in place.
+  void StoreCount(int64_t b) const {
+    if (out.n) static_cast<int64_t*>(out.n.Data())[out.n.Offset(b)] = in.Count(b) + Nk;
+  }
   bool Visible(int64_t b, int64_t j) const {
     return !key_mask || static_cast<const uint8_t*>(key_mask.Data())[key_mask.Offset(b, j)] != 0;
   }

@@ -53,7 +53,7 @@ class Reference {
       }
       StoreStates(b, h);
     }
-    if (c_.out.n) static_cast<int64_t*>(c_.out.n.Data())[c_.out.n.Offset(b)] = c_.in.Count(b) + c_.Nk;
+    c_.StoreCount(b);
   }
 
   // Gradients of batch entry b. The queries are visited in order for dq, then again, from the last one in the causal

@@ -38,6 +38,8 @@ inline double Ulps(float got, double want) {
 }  // namespace kit_test
 #endif
 
+#include "_kit/tests/chunked_test-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace kit_test {
 namespace HWY_NAMESPACE {
@@ -301,6 +303,7 @@ void Run() {
   TestSixteenBits<hwy::float16_t>("widen f16", ATTUNE_F16);
   TestOnlineSoftmax<true>();
   TestOnlineSoftmax<false>();
+  TestChunked();
 }
 #endif  // ATTUNE_ISA
 }  // namespace HWY_NAMESPACE

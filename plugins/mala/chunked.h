@@ -6,13 +6,12 @@
 
 namespace mala {
 
-// Chunked: tokens in chunks, register-tile products. Tokens: one token after the other, for few of them (causal).
+// Chunked: tokens in chunks, register-tile products. Tokens: one token after the other, for few of them.
 #define ATTUNE_MALA_KERNELS(isa)                       \
   namespace isa {                                      \
   attune_status ChunkedForward(const attune_exec* x);  \
   attune_status ChunkedStep(const attune_exec* x);     \
   attune_status ChunkedBackward(const attune_exec* x); \
-  attune_status TokensForward(const attune_exec* x);   \
   attune_status TokensStep(const attune_exec* x);      \
   }
 ATTUNE_MALA_KERNELS(N_SSE4)

@@ -43,7 +43,7 @@ constexpr attune_kernel Tokens(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "one token after the other, each a single pass over the states");
   k.knobs = Span(kTokensKnobs);
-  k.when = "p.causal&&Nk>=1&&Nk<=16";
+  k.when = "Nk>=1&&Nk<=16";
   k.workspace = kForwardWorkspace;
   k.efficiency = efficiency;
   return k;
@@ -51,14 +51,10 @@ constexpr attune_kernel Tokens(double efficiency) {
 
 constexpr attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "tokens_avx512", N_AVX3::TokensForward, Tokens(0.1)),
     OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
-    OnIsa(kAvx2, "tokens_avx2", N_AVX2::TokensForward, Tokens(0.1)),
     OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
-    OnIsa(kSse4, "tokens_sse4", N_SSE4::TokensForward, Tokens(0.1)),
     OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "tokens_neon", N_NEON::TokensForward, Tokens(0.1)),
     OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
 #endif
     Reference(ReferenceForward, kReferenceWorkspace),
@@ -77,7 +73,16 @@ constexpr attune_kernel kStepKernels[] = {
 #endif
     Reference(ReferenceStep, kReferenceWorkspace),
 };
-constexpr attune_kernel kBackwardKernels[] = {Reference(ReferenceBackward, kReferenceBackwardWorkspace)};
+constexpr attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+#endif
+    Reference(ReferenceBackward, kReferenceBackwardWorkspace),
+};
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
 constexpr char kFlops[] = "4*B*Hq*Nq*D*Dv+4*B*Hkv*Nk*D*Dv", kBackwardFlops[] = "3*(4*B*Hq*Nq*D*Dv+4*B*Hkv*Nk*D*Dv)";

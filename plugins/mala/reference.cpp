@@ -1,30 +1,9 @@
 #include "mala/reference.h"
 
-#include <math.h>
-
-#include "mala/problem.h"
+#include "mala/scalar_rows.h"
 
 namespace mala {
 namespace {
-
-double Load(const Rows& rows, int64_t b, int64_t h, int64_t i, int64_t d) {
-  return attune_kit::LoadScalar(rows.view.Data(), rows.At(b, h, i) + d, rows.view.DType());
-}
-void Store(double x, const Rows& rows, int64_t b, int64_t h, int64_t i, int64_t d) {
-  attune_kit::StoreScalar(rows.view.Data(), rows.At(b, h, i) + d, rows.view.DType(), x);
-}
-
-double FeatureMap(double x) {
-  return x > 0 ? x + 1 : exp(x);
-}
-double FeatureMapSlope(double x) {
-  return x > 0 ? 1 : exp(x);
-}
-double Dot(const double* a, const double* b, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; i++) sum += a[i] * b[i];
-  return sum;
-}
 
 // Sums over the keys that a query sees, or their gradients.
 struct Sums {
@@ -81,7 +60,7 @@ class Reference {
           dz[g * c_.Nq + i] = -do_y / (s * s) - do_mean;
           if (!c_.dq) continue;
           for (int64_t k = 0; k < c_.D; k++) dar[k] = Scale() * Dot(sums_.p + k * c_.Dv, dy, c_.Dv);
-          RotateBack(dar, i, da);
+          RotateBack(c_, dar, i, da);
           for (int64_t k = 0; k < c_.D; k++) {
             const double slope = FeatureMapSlope(Load(c_.q, b, head, i, k));
             Store(slope * (da[k] + Scale() * dz[g * c_.Nq + i] * sums_.z[k]), c_.dq, b, head, i, k);
@@ -143,26 +122,8 @@ class Reference {
     for (int64_t e = 0; c_.out.v && e < c_.Dv; e++) c_.out.v.Put(sums_.v[e], b, h, e);
   }
 
-  // y = x rotated by row i of the tables: pairs (2m, 2m+1) of channels. Without tables y = x.
-  void Rotate(const double* x, int64_t i, double* y) const {
-    for (int64_t d = 0; d < c_.D; d++) {
-      const double partner = !c_.sin ? 0 : d % 2 ? x[d - 1] : -x[d + 1];
-      y[d] = c_.sin ? x[d] * c_.cos.Get(i, d) + partner * c_.sin.Get(i, d) : x[d];
-    }
-  }
-  // The transposed matrix, for gradients.
-  void RotateBack(const double* y, int64_t i, double* x) const {
-    for (int64_t d = 0; d < c_.D; d++) {
-      const double partner = !c_.sin ? 0 : d % 2 ? -y[d - 1] * c_.sin.Get(i, d - 1) : y[d + 1] * c_.sin.Get(i, d + 1);
-      x[d] = c_.sin ? y[d] * c_.cos.Get(i, d) + partner : y[d];
-    }
-  }
-  void LoadMapped(const Rows& rows, int64_t b, int64_t h, int64_t i, double* mapped, double* rotated) const {
-    for (int64_t d = 0; d < c_.D; d++) mapped[d] = FeatureMap(Load(rows, b, h, i, d));
-    Rotate(mapped, i, rotated);
-  }
   void LoadKey(int64_t b, int64_t h, int64_t j) {
-    LoadMapped(c_.k, b, h, j, b_, br_);
+    LoadMapped(c_, c_.k, b, h, j, b_, br_);
     for (int64_t e = 0; e < c_.Dv; e++) v_[e] = Load(c_.v, b, h, j, e);
   }
 
@@ -184,7 +145,7 @@ class Reference {
 
   // Loads query i: a_, ar_, y_ and what is returned.
   Row Query(int64_t b, int64_t h, int64_t i) {
-    LoadMapped(c_.q, b, h, i, a_, ar_);
+    LoadMapped(c_, c_.q, b, h, i, a_, ar_);
     const double z = Scale() * Dot(a_, sums_.z, c_.D);
     for (int64_t e = 0; e < c_.Dv; e++) {
       double sum = 0;
@@ -199,7 +160,7 @@ class Reference {
     for (int64_t g = 0; g < c_.Group(); g++) {
       const int64_t head = h * c_.Group() + g, row = g * c_.Nq + i;
       const double beta = 1 + 1 / (z[row] + c_.norm_eps), mean = sums_.n > 0 ? z[row] / double(sums_.n) : 0;
-      LoadMapped(c_.q, b, head, i, a_, ar_);
+      LoadMapped(c_, c_.q, b, head, i, a_, ar_);
       for (int64_t e = 0; e < c_.Dv; e++) {
         const double g_o = Load(c_.d_o, b, head, i, e);
         dy[e] = beta * g_o;
@@ -217,7 +178,7 @@ class Reference {
     const bool visible = c_.Visible(b, j);
     if (visible) LoadKey(b, h, j);
     for (int64_t k = 0; k < c_.D; k++) dbr[k] = visible ? Dot(d.p + k * c_.Dv, v_, c_.Dv) : 0;
-    RotateBack(dbr, j, db);
+    RotateBack(c_, dbr, j, db);
     for (int64_t k = 0; c_.dk && k < c_.D; k++) {
       const double slope = visible ? FeatureMapSlope(Load(c_.k, b, h, j, k)) : 0;
       Store(slope * (db[k] + d.z[k]), c_.dk, b, h, j, k);

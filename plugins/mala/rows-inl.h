@@ -21,30 +21,21 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace kit = attune_kit::HWY_NAMESPACE;
 using kit::kLanes;
 
-// Rows of scratch memory are whole vectors and one more, which is 0 like everything beyond the row's own length: a
-// transposed tile reads a few columns too many.
-HWY_INLINE void ClearTail(float* row, size_t n) {
-  const hn::ScalableTag<float> d;
-  hn::StoreU(hn::Zero(d), d, row + (n + kLanes - 1) / kLanes * kLanes);
-}
-
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V FeatureMap(D d, V x) {
   return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Add(x, hn::Set(d, 1.0f)), kit::Exp(d, x));
 }
 
-// dst = phi(src), n elements.
+// dst = phi(src), n elements; 0 beyond them up to whole vectors, as in every row of working memory.
 template <class T>
 HWY_INLINE void MapRow(const T* HWY_RESTRICT src, size_t n, float* HWY_RESTRICT dst) {
   const hn::ScalableTag<float> d;
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) hn::StoreU(FeatureMap(d, kit::LoadAsFloat(d, src + i)), d, dst + i);
-  if (i < n) {
-    HWY_ALIGN T tail[kLanes] = {};
-    memcpy(static_cast<void*>(tail), src + i, (n - i) * sizeof(T));
-    hn::StoreU(hn::IfThenElseZero(hn::FirstN(d, n - i), FeatureMap(d, kit::LoadAsFloat(d, tail))), d, dst + i);
-  }
-  ClearTail(dst, n);
+  if (i == n) return;
+  HWY_ALIGN T tail[kLanes] = {};
+  memcpy(static_cast<void*>(tail), src + i, (n - i) * sizeof(T));
+  hn::StoreU(hn::IfThenElseZero(hn::FirstN(d, n - i), FeatureMap(d, kit::LoadAsFloat(d, tail))), d, dst + i);
 }
 
 // What a rotation does to a vector of pairs: (x0, x1) -> (-x1, x0).
@@ -54,7 +45,7 @@ HWY_INLINE V QuarterTurn(D, V x) {
   return hn::OddEven(swapped, hn::Neg(swapped));
 }
 
-// dst = src rotated by one row of each table. All four are scratch rows or whole vectors.
+// dst = src rotated by one row of each table; all four are readable as whole vectors.
 HWY_INLINE void RotateRow(const float* HWY_RESTRICT src, const float* sin, const float* cos, size_t n,
                           float* HWY_RESTRICT dst) {
   const hn::ScalableTag<float> d;
@@ -63,7 +54,6 @@ HWY_INLINE void RotateRow(const float* HWY_RESTRICT src, const float* sin, const
     const auto turned = hn::Mul(QuarterTurn(d, x), hn::LoadU(d, sin + i));
     hn::StoreU(hn::MulAdd(x, hn::LoadU(d, cos + i), turned), d, dst + i);
   }
-  ClearTail(dst, n);
 }
 // The transposed rotation, in place.
 HWY_INLINE void RotateRowBack(float* row, const float* sin, const float* cos, size_t n) {
@@ -83,6 +73,20 @@ HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+// dst = f x, whole vectors. dst may be x.
+HWY_INLINE void ScaleRow(float f, const float* x, size_t n, float* dst) {
+  const hn::ScalableTag<float> d;
+  const auto vf = hn::Set(d, f);
+  for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(vf, hn::LoadU(d, x + i)), d, dst + i);
+}
+// row *= phi'(x), where mapped = phi(x): 1 above 0, else exp(x). Whole vectors.
+HWY_INLINE void TimesSlope(const float* mapped, size_t n, float* row) {
+  const hn::ScalableTag<float> d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto slope = hn::Min(hn::LoadU(d, mapped + i), hn::Set(d, 1.0f));
+    hn::StoreU(hn::Mul(slope, hn::LoadU(d, row + i)), d, row + i);
+  }
+}
 // dst = f x + g y, whole vectors. dst may be x or y.
 HWY_INLINE void CombineRows(float f, const float* x, float g, const float* y, size_t n, float* dst) {
   const hn::ScalableTag<float> d;
@@ -105,7 +109,7 @@ HWY_INLINE void AddColumns(const float* x, size_t ld, size_t rows, const float* 
   }
 }
 
-// prefix[r] = base + x[0] + ... + x[r].
+// prefix[r] = base + x[0] + ... + x[r]; prefix may be x.
 HWY_INLINE void PrefixRows(const float* base, const float* x, size_t ld, size_t rows, size_t n, float* prefix) {
   const hn::ScalableTag<float> d;
   for (size_t i = 0; i < n; i += kLanes) {
@@ -117,19 +121,6 @@ HWY_INLINE void PrefixRows(const float* base, const float* x, size_t ld, size_t 
     }
   }
 }
-// x[r] = base + x[r] + ... + x[rows - 1].
-HWY_INLINE void SuffixRows(const float* base, float* x, size_t ld, size_t rows, size_t n) {
-  const hn::ScalableTag<float> d;
-  for (size_t i = 0; i < n; i += kLanes) {
-    const auto start = hn::LoadU(d, base + i);
-    auto sum = hn::Zero(d);
-    for (size_t r = rows; r-- > 0;) {
-      sum = hn::Add(sum, hn::LoadU(d, x + r * ld + i));
-      hn::StoreU(hn::Add(start, sum), d, x + r * ld + i);
-    }
-  }
-}
-
 // Calls f(typed pointer to row (b, h, i)).
 template <class F>
 HWY_INLINE void WithRow(const Rows& rows, int64_t b, int64_t h, int64_t i, F f) {

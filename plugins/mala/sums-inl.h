@@ -27,10 +27,6 @@ inline bool Cancelled(const attune_exec& x) {
   return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
 }
 
-inline Arena WorkerArena(const Layout& w, uint32_t worker) {
-  return Arena(w.worker_memory + worker * w.worker_floats);
-}
-
 inline void ClearSlot(const Layout& w, const Slot& s) {
   memset(s.p, 0, sizeof(float) * w.slot_floats);
 }
@@ -70,6 +66,18 @@ inline int64_t CountKeys(const Problem& c, int64_t b) {
   return n;
 }
 
+// In the causal form slot i becomes the sum of `start` and the slots before it, or behind it with `backwards`.
+template <class GetSlot, class Begin>
+void ScanSlots(const Layout& w, bool backwards, GetSlot slot, Begin begin) {
+  const int64_t last = w.segments - 1;
+  const auto at = [&](int64_t i) { return slot(backwards ? last - i : i); };
+  for (int64_t i = last; i >= 0; i--) {
+    ClearSlot(w, at(i));
+    begin(at(i));
+    for (int64_t j = 0; j < i; j++) AddSlot(w, at(j), at(i));
+  }
+}
+
 // Fills the slots of sums. Bidirectional: slot 0 of each head holds the sums over all keys. Causal: slot i holds the
 // sums over the state and the tokens before segment i.
 inline attune_status SumKeys(const attune_exec& x, const Problem& c, const Layout& w) {
@@ -78,34 +86,24 @@ inline attune_status SumKeys(const attune_exec& x, const Problem& c, const Layou
   const attune_status status = ParallelFor(x, w.heads * summed, [&](int64_t task, uint32_t worker) HWY_ATTR {
     const int64_t head = task / summed, i = task % summed, batch = head / c.Hkv;
     const Slot sums = w.Sums(head, i);
-    Arena arena = WorkerArena(w, worker);
+    Arena arena(w, worker);
     Chunk chunk(c, w, arena);
     Tokens t;
     ClearSlot(w, sums);
-    int64_t first = i * w.key_segment;
-    const int64_t end = first + w.key_segment < c.Nk ? first + w.key_segment : c.Nk;
-    while (first < end && !Cancelled(x)) {
-      chunk.Gather(batch, &first, end, &t);
+    for (Range left = Range::Piece(i, w.key_segment, c.Nk); left.begin < left.end && !Cancelled(x);) {
+      t.TakeKeys(c, batch, w.chunk, &left);
       chunk.LoadKeys(batch, head % c.Hkv, t);
       chunk.Absorb(t, sums);
     }
   });
   if (status != ATTUNE_OK) return status;
   return ParallelFor(x, w.heads, [&](int64_t head, uint32_t) HWY_ATTR {
-    if (!c.causal) {
-      for (int64_t i = 1; i < w.segments; i++) AddSlot(w, w.Sums(head, i), w.Sums(head, 0));
-      *w.Sums(head, 0).n = CountKeys(c, head / c.Hkv);
-      return;
+    if (c.causal) {
+      return ScanSlots(w, false, [&](int64_t i) { return w.Sums(head, i); },
+                       [&](const Slot& s) { AddStates(c, w, head / c.Hkv, head % c.Hkv, s); });
     }
-    // Slot i becomes the sum of the slots before it.
-    for (int64_t i = w.segments - 1; i > 0; i--) {
-      const Slot s = w.Sums(head, i);
-      ClearSlot(w, s);
-      AddStates(c, w, head / c.Hkv, head % c.Hkv, s);
-      for (int64_t j = 0; j < i; j++) AddSlot(w, w.Sums(head, j), s);
-    }
-    ClearSlot(w, w.Sums(head, 0));
-    AddStates(c, w, head / c.Hkv, head % c.Hkv, w.Sums(head, 0));
+    for (int64_t i = 1; i < w.segments; i++) AddSlot(w, w.Sums(head, i), w.Sums(head, 0));
+    *w.Sums(head, 0).n = CountKeys(c, head / c.Hkv);
   });
 }
 

@@ -105,14 +105,14 @@ void AddRow(const float* before, const float* x, int64_t n, float* after) {
 }
 
 // Task = all tokens of one kv head.
-attune_status Run(const attune_exec& x, Call call) {
-  const Problem c = Read(x, call);
+attune_status Step(const attune_exec& x) {
+  const Problem c = Read(x, kStep);
   const Layout w(x, c, false);
   const attune_status status = ParallelFor(x, w.heads, [&](int64_t head, uint32_t worker) HWY_ATTR {
     const int64_t batch = head / c.Hkv, shared = head % c.Hkv, end = (shared + 1) * c.Group();
-    Arena arena = WorkerArena(w, worker);
+    Arena arena(w, worker);
     Chunk chunk(c, w, arena);
-    float* y = arena.Take(kHeads * w.ld_v);
+    float* y = chunk.m.o;
     const Slot kept = w.Sums(head, 0);  // for states that the caller does not want
     State s = {};
     if (c.in.kv) {
@@ -129,13 +129,13 @@ attune_status Run(const attune_exec& x, Call call) {
       one.n = 1, one.at[0] = t;
       chunk.LoadKeys(batch, shared, one);
       AddRow(s.k, chunk.b, c.D, o.k);
-      AddRow(s.v, chunk.v, c.Dv, o.v);
+      AddRow(s.v, chunk.m.v, c.Dv, o.v);
       for (int64_t g = end - c.Group(); g < end; g += kHeads) {
         const int64_t heads = end - g < kHeads ? end - g : kHeads;
         const bool update = g == end - c.Group();
         for (int64_t h = 0; h < heads; h++) chunk.LoadQuery(batch, g + h, t, h);
         const auto all = [&](auto queries, auto first) HWY_ATTR {
-          AllColumns<decltype(queries)::value, decltype(first)::value>(c, s, chunk.br, chunk.v, o, chunk.ar, w.ld_d, y,
+          AllColumns<decltype(queries)::value, decltype(first)::value>(c, s, chunk.m.k, chunk.m.v, o, chunk.m.q, w.ld_d, y,
                                                                        w.ld_v);
         };
         using std::integral_constant;
@@ -156,11 +156,8 @@ attune_status Run(const attune_exec& x, Call call) {
 
 }  // namespace
 
-attune_status TokensForward(const attune_exec* x) {
-  return Run(*x, kForward);
-}
 attune_status TokensStep(const attune_exec* x) {
-  return Run(*x, kStep);
+  return Step(*x);
 }
 
 #endif  // ATTUNE_ISA

@@ -16,7 +16,7 @@ namespace HWY_NAMESPACE {
 attune_status ChunkedBackward(const attune_exec* exec) {
   const attune_exec& x = *exec;
   const Problem c = Read(x, kBackward);
-  const Layout w(x, c, true);
+  const Layout w(x, c, x.knobs[kChunk], x.knobs[kSplit], true);
   attune_status status = SumKeys(x, c, w);
   if (status != ATTUNE_OK) return status;
 

@@ -5,6 +5,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "_kit/dot-inl.h"
 #include "mala/sums-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -25,13 +26,19 @@ void WriteRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch,
     kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(t.n, c.Dv, c.D, k.m.q, w.ld_d, seen.before.p, w.ld_v, 0,
                                                                k.m.o, w.ld_v);
   }
+  float z[kMaxChunk], f[kMaxChunk], g[kMaxChunk];
+  if (seen.step == 0) {
+    kit::Dots(1, t.n, c.D, seen.z, 0, k.a, w.ld_d, z, 0);
+  } else {
+    for (size_t r = 0; r < t.n; r++) z[r] = DotRow(k.a + r * w.ld_d, seen.z + r * w.ld_d, c.D);
+  }
   for (size_t r = 0; r < t.n; r++) {
-    const int64_t row = int64_t(r) * seen.step;
-    const double share = seen.Share(r), z = c.scale * share * DotRow(k.a + r * w.ld_d, seen.z + row * w.ld_d, c.D);
-    const double beta = 1 + 1 / (z + c.norm_eps);
-    float* y = k.m.o + r * w.ld_v;
-    CombineRows(float(beta * c.scale * share), y, float(-z * share), seen.v + row * w.ld_v, c.Dv, y);
-    WithRow(c.o, batch, head, t.at[r], [&](auto* p) HWY_ATTR { kit::Narrow(y, c.Dv, 1.0f, p); });
+    const double share = seen.Share(r), mean = c.scale * share * z[r], beta = 1 + 1 / (mean + c.norm_eps);
+    f[r] = float(beta * c.scale * share), g[r] = float(-mean * share);
+  }
+  for (size_t r = 0; r < t.n; r++) {
+    const float *y = k.m.o + r * w.ld_v, *v = seen.v + int64_t(r) * seen.step * w.ld_v;
+    WithRow(c.o, batch, head, t.at[r], [&](auto* p) HWY_ATTR { StoreCombined(f[r], y, g[r], v, c.Dv, p); });
   }
 }
 
@@ -78,7 +85,7 @@ attune_status Causal(const attune_exec& x, const Problem& c, const Layout& w) {
 
 attune_status Forward(const attune_exec& x, Call call) {
   const Problem c = Read(x, call);
-  const Layout w(x, c, false);
+  const Layout w(x, c, x.knobs[kChunk], x.knobs[kSplit], false);
   attune_status status = SumKeys(x, c, w);
   if (status == ATTUNE_OK) status = c.causal ? Causal(x, c, w) : Bidirectional(x, c, w);
   if (status == ATTUNE_OK && Cancelled(x)) status = ATTUNE_E_CANCELLED;

@@ -9,16 +9,22 @@ namespace mala {
 
 enum ChunkedKnob { kChunk, kSplit };
 constexpr int64_t kMaxChunk = 128;  // largest value of the first
+constexpr int64_t kFewTokens = 2;   // the chunk of the kernel for few tokens: rows that it keeps
 
 // Bytes of workspace; at least what Layout and the workers take, in which a row of D floats is a little longer. A slot
 // per (batch, kv head, segment) holds sums over tokens: memory does not grow with their number. The backward pass has
 // two slots each, and two numbers per query.
-#define ATTUNE_MALA_SLOTS "B*Hkv*max(1,min(cdiv(max(Nq,Nk),512),cdiv(k.split,max(1,B*Hkv))))*((D+1)*(Dv+48)+D+64)"
-constexpr char kForwardWorkspace[] = "4*(" ATTUNE_MALA_SLOTS
-                                     "+$workers*(k.chunk*(5*(D+48)+3*(Dv+48)+k.chunk+64)+34*(D+Dv+48)))";
+#define ATTUNE_MALA_SLOT "((D+1)*(Dv+48)+D+64)"
+#define ATTUNE_MALA_SLOTS "B*Hkv*max(1,min(cdiv(max(Nq,Nk),512),cdiv(k.split,max(1,B*Hkv))))*" ATTUNE_MALA_SLOT
+#define ATTUNE_MALA_ROWS(chunk, d, v) \
+  "$workers*(" chunk "*(" d "*(D+48)+" v "*(Dv+48)+" chunk "+64)+34*(D+Dv+48))"
+constexpr char kForwardWorkspace[] = "4*(" ATTUNE_MALA_SLOTS "+" ATTUNE_MALA_ROWS("k.chunk", "5", "3") ")";
+constexpr char kTokensWorkspace[] = "4*(B*Hkv*" ATTUNE_MALA_SLOT "+" ATTUNE_MALA_ROWS("2", "5", "3") ")";
 constexpr char kBackwardWorkspace[] =
-    "4*(2*" ATTUNE_MALA_SLOTS "+$workers*(k.chunk*(6*(D+48)+5*(Dv+48)+k.chunk+64)+34*(D+Dv+48))+2*B*Hq*Nq)";
+    "4*(2*" ATTUNE_MALA_SLOTS "+" ATTUNE_MALA_ROWS("k.chunk", "6", "5") "+2*B*Hq*Nq)";
+#undef ATTUNE_MALA_SLOT
 #undef ATTUNE_MALA_SLOTS
+#undef ATTUNE_MALA_ROWS
 
 // Sums over tokens, or their gradients: p [D rows of ld_v floats], z [D], v [Dv], and the number of tokens where it is
 // needed.
@@ -35,11 +41,12 @@ struct Layout {
   float *slots, *workers;
   float *z, *dz;  // backward: of query i of head h of the batch at h * Nq + i
 
-  Layout(const attune_exec& x, const Problem& c, bool backward) {
+  // `split`: how many pieces the tokens of all kv heads are cut into, if there are that few heads.
+  Layout(const attune_exec& x, const Problem& c, int64_t chunk_, int64_t split, bool backward) {
     heads = c.B * c.Hkv;
-    chunk = x.knobs[kChunk];
+    chunk = chunk_;
     const int64_t longest = c.Nq > c.Nk ? c.Nq : c.Nk, most = (longest + 511) / 512;
-    const int64_t wanted = heads > 0 ? (x.knobs[kSplit] + heads - 1) / heads : 1;
+    const int64_t wanted = heads > 0 ? (split + heads - 1) / heads : 1;
     segments = wanted < most ? wanted : most;
     if (segments < 1) segments = 1;
     key_segment = CutEvenly(c.Nk), query_segment = CutEvenly(c.Nq);

@@ -21,16 +21,11 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   return k;
 }
 
-constexpr int64_t kChunkValues[] = {32, 64, 128}, kSplitValues[] = {1, 8, 32}, kWhole[] = {32}, kOnce[] = {1};
+constexpr int64_t kChunkValues[] = {32, 64, 128}, kSplitValues[] = {1, 8, 32};
 constexpr attune_knob kChunkedKnobs[] = {
     Knob("chunk", kChunkValues, 1, "tokens per tile"),
-    Knob("split", kSplitValues, 1, "pieces that the tokens of all kv heads together are cut into, if there are that few heads"),
+    Knob("split", kSplitValues, 1, "pieces that the tokens of all kv heads are cut into, if there are that few heads"),
 };
-constexpr attune_knob kTokensKnobs[] = {
-    Knob("chunk", kWhole, 0, "tokens per tile: room for one row of each kind"),
-    Knob("split", kOnce, 0, "the tokens of a head stay together"),
-};
-
 constexpr attune_kernel Chunked(const char* workspace, double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "sums over chunks of tokens and rows of outputs as register-tile products");
@@ -42,9 +37,8 @@ constexpr attune_kernel Chunked(const char* workspace, double efficiency) {
 constexpr attune_kernel Tokens(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "one token after the other, each a single pass over the states");
-  k.knobs = Span(kTokensKnobs);
-  k.when = "Nk>=1&&Nk<=16";
-  k.workspace = kForwardWorkspace;
+  k.when = "Nk<=16";
+  k.workspace = kTokensWorkspace;
   k.efficiency = efficiency;
   return k;
 }
@@ -85,7 +79,8 @@ constexpr attune_kernel kBackwardKernels[] = {
 };
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
-constexpr char kFlops[] = "4*B*Hq*Nq*D*Dv+4*B*Hkv*Nk*D*Dv", kBackwardFlops[] = "3*(4*B*Hq*Nq*D*Dv+4*B*Hkv*Nk*D*Dv)";
+// Products with the sums and into them; what the causal form spends within a chunk is not useful work.
+constexpr char kFlops[] = "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv", kBackwardFlops[] = "6*B*Hq*Nq*D*Dv+6*B*Hkv*Nk*D*Dv";
 
 constexpr attune_entry Backward() {
   attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, kBackwardFlops, Span(kBackwardTensors),

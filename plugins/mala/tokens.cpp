@@ -15,7 +15,7 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-constexpr int kHeads = 2;  // query heads that share one pass over the states
+constexpr int kHeads = kFewTokens;  // query heads that share one pass over the states
 
 // The states of one kv head before a token and after it. `kv` null: nothing came before. Strides in floats.
 struct State {
@@ -100,14 +100,22 @@ void Finish(const Problem& c, int64_t batch, int64_t head, int64_t token, double
   WithRow(c.o, batch, head, token, [&](auto* p) HWY_ATTR { kit::Narrow(y, c.Dv, 1.0f, p); });
 }
 
+// after = before + x; either may be absent.
 void AddRow(const float* before, const float* x, int64_t n, float* after) {
-  for (int64_t i = 0; i < n; i++) after[i] = (before ? before[i] : 0) + x[i];
+  for (int64_t i = 0; i < n; i++) after[i] = (before ? before[i] : 0) + (x ? x[i] : 0);
+}
+
+// No token: the states are what they were.
+void PassOn(const Problem& c, const State& s, const StateOut& o) {
+  for (int64_t d = 0; d < c.D; d++) AddRow(s.kv ? s.kv + d * s.row : nullptr, nullptr, c.Dv, o.kv + d * o.row);
+  AddRow(s.k, nullptr, c.D, o.k);
+  AddRow(s.v, nullptr, c.Dv, o.v);
 }
 
 // Task = all tokens of one kv head.
 attune_status Step(const attune_exec& x) {
   const Problem c = Read(x, kStep);
-  const Layout w(x, c, false);
+  const Layout w(x, c, kFewTokens, 1, false);
   const attune_status status = ParallelFor(x, w.heads, [&](int64_t head, uint32_t worker) HWY_ATTR {
     const int64_t batch = head / c.Hkv, shared = head % c.Hkv, end = (shared + 1) * c.Group();
     Arena arena(w, worker);
@@ -123,6 +131,7 @@ attune_status Step(const attune_exec& x) {
                         c.out.k ? StateRowOut(c.out.k, batch, shared) : kept.z,
                         c.out.v ? StateRowOut(c.out.v, batch, shared) : kept.v,
                         c.out.kv ? c.out.kv.Stride(2) : w.ld_v};
+    if (c.Nk == 0) PassOn(c, s, o);
     for (int64_t t = 0; t < c.Nk; t++) {
       const double n = double(c.in.Count(batch)) + double(t + 1);
       Tokens one;

@@ -31,7 +31,8 @@ enum class Terms { kAll, kLower };          // row i of a kLower product takes t
 enum class Order { kRows, kColumns };       // A is stored [rows x depth], or [depth x rows]
 
 // C[kRows x kVectors*kLanes] = start + A B in registers. kLower: `depth` terms for all rows, then row i takes i + 1 of
-// the kRows terms that follow.
+// the kRows terms that follow. The product is complete before it meets `start`: a state that takes in many chunks then
+// gathers one rounding error per chunk, not one per token.
 template <int kRows, int kVectors, Start kStart, Terms kTerms, Order kOrder>
 HWY_INLINE void ChunkTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b,
                           size_t ldb, float factor, float* HWY_RESTRICT c, size_t ldc) {
@@ -43,12 +44,7 @@ HWY_INLINE void ChunkTile(size_t depth, const float* HWY_RESTRICT a, size_t lda,
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) {
-      const float* at = c + i * ldc + v * kLanes;
-      if constexpr (kStart == Start::kZero) sum[i][v] = hn::Zero(d);
-      if constexpr (kStart == Start::kKeep) sum[i][v] = hn::LoadU(d, at);
-      if constexpr (kStart == Start::kScale) sum[i][v] = hn::Mul(scale, hn::LoadU(d, at));
-    }
+    for (int v = 0; v < kVectors; v++) sum[i][v] = hn::Zero(d);
   }
   for (size_t k = 0; k < depth; k++) {
     V row[kVectors];
@@ -79,7 +75,12 @@ HWY_INLINE void ChunkTile(size_t depth, const float* HWY_RESTRICT a, size_t lda,
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; v++) hn::StoreU(sum[i][v], d, c + i * ldc + v * kLanes);
+    for (int v = 0; v < kVectors; v++) {
+      float* at = c + i * ldc + v * kLanes;
+      if constexpr (kStart == Start::kKeep) sum[i][v] = hn::Add(hn::LoadU(d, at), sum[i][v]);
+      if constexpr (kStart == Start::kScale) sum[i][v] = hn::MulAdd(scale, hn::LoadU(d, at), sum[i][v]);
+      hn::StoreU(sum[i][v], d, at);
+    }
   }
 }
 

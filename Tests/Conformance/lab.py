@@ -1,0 +1,205 @@
+"""What the checks work on: contexts over one set of plugins, and problems for their entries."""
+
+import itertools
+import typing
+
+import numpy as np
+
+import attune
+import callers
+import layouts
+import problems
+import runner
+import storage
+import values
+import witness
+
+WORDS = ("f32", "f32", "bf16", "f16")
+
+
+class Subject(typing.NamedTuple):
+    """One kernel of one entry."""
+
+    op: str
+    entry: str
+    kernel: str
+
+    def __str__(self):
+        return "-".join(self)
+
+
+class Trial(typing.NamedTuple):
+    """A problem with its layout; note says how to draw it again."""
+
+    problem: problems.Problem
+    layout: str
+    note: str
+
+
+class NotApplicable(Exception):
+    """A check has nothing to say about this kernel."""
+
+
+class Lab:
+    """plugin_path: search there first. operators: names to work on; default: all that are found."""
+
+    def __init__(self, plugin_path=None, operators=None):
+        options = {"tune": "off", "wisdom": "", "plugin_path": plugin_path}
+        self.two = attune.Context(threads=2, **options)
+        # Ways to spread the tasks of a call, which may not change a bit of the result.
+        self.spreads = {
+            "1 thread": attune.Context(threads=1, **options),
+            "2 threads": self.two,
+            "the caller's threads": callers.context(**options),
+        }
+        names = self.two.operators() if operators is None else operators
+        self.operators = {name: self.two.describe(name) for name in names}
+        self.prepared = {name: problems.prepared(d) for name, d in self.operators.items()}
+        self._trials, self._wants = (None, None), {}
+
+    def subjects(self):
+        """Every kernel that this machine can run, kernels of an entry side by side."""
+        return [
+            Subject(op, entry["name"], kernel["name"])
+            for op, descriptor in self.operators.items()
+            for entry in descriptor["entries"]
+            for kernel in entry["kernels"]
+            if kernel["usable"]
+        ]
+
+    def entry(self, subject):
+        """The parsed entry."""
+        return self.prepared[subject.op]["_entries"][subject.entry]
+
+    def _described(self, op, entry):
+        return next(e for e in self.operators[op]["entries"] if e["name"] == entry)
+
+    def kernel(self, subject):
+        """The kernel's part of the descriptor."""
+        kernels = self._described(subject.op, subject.entry)["kernels"]
+        return next(k for k in kernels if k["name"] == subject.kernel)
+
+    def reference(self, op, entry):
+        kernels = self._described(op, entry)["kernels"]
+        return next(k["name"] for k in kernels if "reference" in k["flags"])
+
+    def forced(self, subject):
+        """The kernel's name with knobs, endlessly: every value of every knob soon, every combination
+        in the long run."""
+        knobs = self.kernel(subject).get("knobs") or []
+        if not knobs:
+            return itertools.repeat(subject.kernel)
+        longest = max(len(k["values"]) for k in knobs)
+        return (
+            f"{subject.kernel}:"
+            + ",".join(
+                f"{k['name']}={k['values'][(i + i // longest * j) % len(k['values'])]}"
+                for j, k in enumerate(knobs)
+            )
+            for i in itertools.count()
+        )
+
+    def tiles(self, op, entry):
+        """Knob values of all kernels that can be numbers of tokens."""
+        knobs = [n for k in self._described(op, entry)["kernels"] for n in k.get("knobs") or []]
+        return sorted({v for n in knobs for v in n["values"] if 4 <= v <= 512})
+
+    def trials(self, op, entry):
+        """Random problems over storage types, layouts and options, endlessly; every third one with
+        default options. The same for all kernels of the entry."""
+        if self._trials[0] != (op, entry):
+            self._trials = (op, entry), []
+        kept = self._trials[1]
+        for seed in itertools.count():
+            if seed == len(kept):
+                kept.append(self._trial(op, entry, seed))
+            if kept[seed] is not None:
+                yield kept[seed]
+
+    def _trial(self, op, entry, seed):
+        word, layout = WORDS[seed % 4], layouts.LAYOUTS[seed % 5]
+        rng = np.random.default_rng([seed, *entry.encode()])
+        tiles = self.tiles(op, entry)
+        try:
+            problem = self.draw(op, entry, rng, word, plain=seed % 3 == 0, tiles=tiles)
+        except problems.NoProblem:
+            return None
+        if layout == "broadcast":
+            shared = {n: layouts.laid_out(x, layout) for n, x in problem.memory.items()}
+            problem.memory = shared
+            self._save(problem)
+        return Trial(problem, layout, f"seed {seed}, layout {layout}")
+
+    def draw(self, op, entry, rng, word, exact=False, **how):
+        """A problem with values. Raises problems.NoProblem."""
+        problem = problems.draw(self.prepared[op], entry, rng, word, **how)
+        values.fill(problem, rng, exact)
+        self._save(problem)
+        return problem
+
+    def _save(self, problem):
+        """Gives the saved inputs of an entry that differentiates the values that the differentiated
+        entry makes of the same inputs."""
+        op, e = problem.op, problem.op["_entries"][problem.entry]
+        saved = [n for n in problem.inputs if e["_tensors"][n]["role"] == "saved"]
+        if not saved:
+            return
+        first = op["_entries"][e["of"]]
+        memory = {
+            n: x
+            for n, x in problem.memory.items()
+            if n in first["_tensors"] and not first["_tensors"][n]["_out"]
+        }
+        word = {n: problem.word[n] for n in (*memory, *saved)}
+        forward = problems.Problem.bound(op, e["of"], problem.params, memory, word, saved)
+        made = witness.expected(self.two, forward, self.reference(op["id"], e["of"]))
+        for n in saved:
+            problem.memory[n] = storage.encode(made[n], problem.word[n])
+
+    def want(self, trial):
+        """What the problem of a trial must give; computed once for all kernels."""
+        key = (trial.problem.op["id"], trial.problem.entry, trial.note)
+        if self._wants and next(iter(self._wants))[:2] != key[:2]:
+            self._wants = {}  # kernels of an entry come side by side
+        if key not in self._wants:
+            self._wants[key] = self.expected(trial.problem)
+        return self._wants[key]
+
+    def expected(self, problem):
+        reference = self.reference(problem.op["id"], problem.entry)
+        return witness.expected(self.two, problem, reference)
+
+    def run(self, problem, kernel, layout="plain"):
+        return runner.run(self.two, problem, kernel, layout)
+
+    def taken(self, subject, share, trials=None):
+        """(trial, kernel with knobs, outputs) of the problems that the kernel takes, until there are
+        `share`. Raises NotApplicable when there is none."""
+        ran, reason, names = 0, "nothing was drawn", self.forced(subject)
+        trials = self.trials(subject.op, subject.entry) if trials is None else trials
+        for trial in itertools.islice(trials, 15 * share):
+            name = next(names)
+            try:
+                got = self.run(trial.problem, name, trial.layout)
+            except runner.Declined as why:
+                reason = why
+                continue
+            yield trial, name, got
+            ran += 1
+            if ran == share:
+                return
+        if ran == 0:
+            raise NotApplicable(f"{subject} took no problem; last reason: {reason}")
+
+    def drawn(self, subject, salt, words=("f32",), **how):
+        """Trials in the plain layout, drawn for this kernel alone."""
+        for seed in range(10**6):
+            rng = np.random.default_rng([seed, salt])
+            word = words[seed % len(words)]
+            try:
+                problem = self.draw(subject.op, subject.entry, rng, word, **how)
+            except problems.NoProblem as why:
+                if word == words[0]:
+                    raise NotApplicable(str(why)) from None
+                continue
+            yield Trial(problem, "plain", f"seed {seed} of {salt}, {how}")

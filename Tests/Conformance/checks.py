@@ -21,6 +21,7 @@ def witness(lab, subject, share):
         note = f"kernel {name}, {trial.note}"
         counted = judge.check(lab, trial.problem, got, lab.want(trial), note)
         ran, elements, left_out = ran + 1, elements + counted[0], left_out + counted[1]
+    assert ran == share, f"{subject} took only {ran} problems of {share}"
     assert left_out <= LEFT_OUT * elements, f"{left_out} of {elements} elements hang on rounding"
     return ran
 

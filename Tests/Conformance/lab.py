@@ -176,7 +176,9 @@ class Lab:
         """(trial, kernel with knobs, outputs) of the problems that the kernel takes, until there are
         `share`. Raises NotApplicable when there is none."""
         ran, reason, names = 0, "nothing was drawn", self.forced(subject)
-        trials = self.trials(subject.op, subject.entry) if trials is None else trials
+        if trials is None:
+            shared = itertools.islice(self.trials(subject.op, subject.entry), 5 * share)
+            trials = itertools.chain(shared, self._suited(subject))
         for trial in itertools.islice(trials, 15 * share):
             name = next(names)
             try:
@@ -190,6 +192,25 @@ class Lab:
                 return
         if ran == 0:
             raise NotApplicable(f"{subject} took no problem; last reason: {reason}")
+
+    def _suited(self, subject):
+        """Trials that the kernel's own condition admits, for kernels that few problems suit."""
+        op, entry = self.prepared[subject.op], self.entry(subject)
+        when = self.kernel(subject).get("when")
+        condition = problems.model.Parser(when, op, entry).tree if when else ("int", 1)
+        tiles = self.tiles(subject.op, subject.entry)
+        for seed in range(10**5):
+            rng = np.random.default_rng([seed, 5])
+            word, layout = WORDS[seed % 4], layouts.LAYOUTS[seed % 4]
+            try:
+                problem = problems.draw(op, subject.entry, rng, word, plain=seed % 3 > 0, tiles=tiles)
+                if not problems.model.value(condition, problem.symbols):
+                    continue
+            except (problems.NoProblem, problems.model.Refused, problems.model.Unbound):
+                continue
+            values.fill(problem, rng)
+            self._save(problem)
+            yield Trial(problem, layout, f"seed {seed} of suited problems, layout {layout}")
 
     def drawn(self, subject, salt, words=("f32",), **how):
         """Trials in the plain layout, drawn for this kernel alone."""

@@ -5,7 +5,8 @@ import re
 import numpy as np
 
 import storage
-from problems import model
+from problems import NoProblem, model
+
 
 def fill(problem, rng, exact=False):
     """Gives every input values by its generator. exact: small integers instead of normal numbers,
@@ -46,6 +47,8 @@ def _lengths(rng, shape, low, high):
 
 
 def _cuts(rng, shape, n):
+    if shape[0] == 1 and n > 0:
+        raise NoProblem(f"no sequence for {n} tokens")
     x = np.sort(rng.integers(0, n + 1, shape))
     x[0], x[-1] = 0, n
     if len(x) >= 5:

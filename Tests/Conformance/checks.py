@@ -61,9 +61,9 @@ def huge_scores(lab, subject, share):
     specs = lab.entry(subject)["_tensors"]
     if "scale" not in lab.prepared[subject.op]["_params"] or not {"q", "k", "v"} <= set(specs):
         raise NotApplicable("no scores to scale")
-    trials = lab.drawn(
-        subject, 7, plain=True, params={"scale": 0.25}, sizes={"D": 64}, exact=True
-    )
+    params = lab.needed(subject) | {"scale": 0.25}
+    how = {"plain": True, "params": params, "sizes": {"D": 64}, "exact": True}
+    trials = lab.drawn(subject, "huge scores", **how)
     ran = 0
     for trial, name, got in lab.taken(subject, max(3, share // 6), trials):
         note = f"kernel {name}, {trial.note}"

@@ -2,6 +2,7 @@
 
 import itertools
 import typing
+import zlib
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Lab:
         names = self.two.operators() if operators is None else operators
         self.operators = {name: self.two.describe(name) for name in names}
         self.prepared = {name: problems.prepared(d) for name, d in self.operators.items()}
-        self._trials, self._wants = (None, None), {}
+        self._at, self._kept, self._wants = None, {}, {}
 
     def subjects(self):
         """Every kernel that this machine can run, kernels of an entry side by side."""
@@ -99,36 +100,95 @@ class Lab:
             for i in itertools.count()
         )
 
+    def causal(self, subject):
+        """Parameters with which later tokens cannot change earlier rows; what a step needs."""
+        return {"causal": True} if "causal" in self.prepared[subject.op]["_params"] else {}
+
+    def needed(self, subject):
+        """Parameters without which an entry has no problem at all."""
+        return self.causal(subject) if self.entry(subject)["kind"] == "step" else {}
+
     def tiles(self, op, entry):
         """Knob values of all kernels that can be numbers of tokens."""
         knobs = [n for k in self._described(op, entry)["kernels"] for n in k.get("knobs") or []]
         return sorted({v for n in knobs for v in n["values"] if 4 <= v <= 512})
 
-    def trials(self, op, entry):
+    def trials(self, subject):
         """Random problems over storage types, layouts and options, endlessly; every third one with
         default options. The same for all kernels of the entry."""
-        if self._trials[0] != (op, entry):
-            self._trials = (op, entry), []
-        kept = self._trials[1]
+        tiles = self.tiles(subject.op, subject.entry)
+
+        def make(seed, rng):
+            plain = seed % 3 == 0
+            how = {"plain": plain, "tiles": tiles, "params": self.needed(subject) if plain else {}}
+            problem = self.draw(subject.op, subject.entry, rng, WORDS[seed % 4], **how)
+            layout = layouts.LAYOUTS[seed % 5]
+            if layout == "broadcast":
+                shared = {n: layouts.laid_out(x, layout) for n, x in problem.memory.items()}
+                problem.memory = shared
+                self._save(problem)
+            return problem, layout
+
+        return self._series(subject, "random", make)
+
+    def suited(self, subject):
+        """Problems that the kernel's own condition admits, for kernels that few problems suit.
+        Options that suited once are often tried again."""
+        op, entry = self.prepared[subject.op], self.entry(subject)
+        when = self.kernel(subject).get("when") or "1"
+        condition = problems.model.Parser(when, op, entry).tree
+        tiles, known = self.tiles(subject.op, subject.entry), [self.needed(subject)]
+
+        def make(seed, rng):
+            for attempt in range(200):
+                params = known[rng.integers(len(known))] if attempt % 4 else {}
+                how = {"plain": bool(rng.integers(2)), "tiles": tiles, "params": params}
+                problem = problems.draw(op, subject.entry, rng, WORDS[seed % 4], **how)
+                try:
+                    suits = problems.model.value(condition, problem.symbols)
+                except problems.model.Unbound:
+                    continue
+                if suits:
+                    known.append(problem.params)
+                    values.fill(problem, rng)
+                    self._save(problem)
+                    return problem, layouts.LAYOUTS[seed % 4]
+            raise problems.NoProblem(f"nothing suits {when}")
+
+        return self._series(subject, f"suited to {when}", make)
+
+    def drawn(self, subject, what, words=("f32",), **how):
+        """Problems of one kind, in the plain layout; how: see problems.draw. Raises NotApplicable when
+        there is none."""
+
+        def make(seed, rng):
+            word = words[seed % len(words)]
+            return self.draw(subject.op, subject.entry, rng, word, **how), "plain"
+
+        trials = self._series(subject, f"{what}, {how}", make)
+        first = next(trials, None)
+        if first is None:
+            raise NotApplicable(f"the entry has no such problem: {what}, {how}")
+        return itertools.chain([first], trials)
+
+    def _series(self, subject, name, make):
+        """The trials of make(seed, rng), kept for the other kernels of the entry. Ends when there is
+        no problem for many seeds."""
+        if self._at != subject[:2]:
+            self._at, self._kept, self._wants = subject[:2], {}, {}
+        kept = self._kept.setdefault(name, [])
         for seed in itertools.count():
             if seed == len(kept):
-                kept.append(self._trial(op, entry, seed))
+                rng = np.random.default_rng([seed, zlib.crc32(f"{subject.entry} {name}".encode())])
+                try:
+                    problem, layout = make(seed, rng)
+                    kept.append(Trial(problem, layout, f"{name}: seed {seed}, layout {layout}"))
+                except problems.NoProblem:
+                    kept.append(None)
             if kept[seed] is not None:
                 yield kept[seed]
-
-    def _trial(self, op, entry, seed):
-        word, layout = WORDS[seed % 4], layouts.LAYOUTS[seed % 5]
-        rng = np.random.default_rng([seed, *entry.encode()])
-        tiles = self.tiles(op, entry)
-        try:
-            problem = self.draw(op, entry, rng, word, plain=seed % 3 == 0, tiles=tiles)
-        except problems.NoProblem:
-            return None
-        if layout == "broadcast":
-            shared = {n: layouts.laid_out(x, layout) for n, x in problem.memory.items()}
-            problem.memory = shared
-            self._save(problem)
-        return Trial(problem, layout, f"seed {seed}, layout {layout}")
+            elif not any(kept[max(0, seed - 9) : seed + 1]) and seed % len(WORDS) == len(WORDS) - 1:
+                return
 
     def draw(self, op, entry, rng, word, exact=False, **how):
         """A problem with values. Raises problems.NoProblem."""
@@ -158,12 +218,9 @@ class Lab:
 
     def want(self, trial):
         """What the problem of a trial must give; computed once for all kernels."""
-        key = (trial.problem.op["id"], trial.problem.entry, trial.note)
-        if self._wants and next(iter(self._wants))[:2] != key[:2]:
-            self._wants = {}  # kernels of an entry come side by side
-        if key not in self._wants:
-            self._wants[key] = self.expected(trial.problem)
-        return self._wants[key]
+        if trial.note not in self._wants:
+            self._wants[trial.note] = self.expected(trial.problem)
+        return self._wants[trial.note]
 
     def expected(self, problem):
         reference = self.reference(problem.op["id"], problem.entry)
@@ -177,8 +234,8 @@ class Lab:
         `share`. Raises NotApplicable when there is none."""
         ran, reason, names = 0, "nothing was drawn", self.forced(subject)
         if trials is None:
-            shared = itertools.islice(self.trials(subject.op, subject.entry), 5 * share)
-            trials = itertools.chain(shared, self._suited(subject))
+            shared = itertools.islice(self.trials(subject), 2 * share)
+            trials = itertools.chain(shared, self.suited(subject))
         for trial in itertools.islice(trials, 15 * share):
             name = next(names)
             try:
@@ -192,35 +249,3 @@ class Lab:
                 return
         if ran == 0:
             raise NotApplicable(f"{subject} took no problem; last reason: {reason}")
-
-    def _suited(self, subject):
-        """Trials that the kernel's own condition admits, for kernels that few problems suit."""
-        op, entry = self.prepared[subject.op], self.entry(subject)
-        when = self.kernel(subject).get("when")
-        condition = problems.model.Parser(when, op, entry).tree if when else ("int", 1)
-        tiles = self.tiles(subject.op, subject.entry)
-        for seed in range(10**5):
-            rng = np.random.default_rng([seed, 5])
-            word, layout = WORDS[seed % 4], layouts.LAYOUTS[seed % 4]
-            try:
-                problem = problems.draw(op, subject.entry, rng, word, plain=seed % 3 > 0, tiles=tiles)
-                if not problems.model.value(condition, problem.symbols):
-                    continue
-            except (problems.NoProblem, problems.model.Refused, problems.model.Unbound):
-                continue
-            values.fill(problem, rng)
-            self._save(problem)
-            yield Trial(problem, layout, f"seed {seed} of suited problems, layout {layout}")
-
-    def drawn(self, subject, salt, words=("f32",), **how):
-        """Trials in the plain layout, drawn for this kernel alone."""
-        for seed in range(10**6):
-            rng = np.random.default_rng([seed, salt])
-            word = words[seed % len(words)]
-            try:
-                problem = self.draw(subject.op, subject.entry, rng, word, **how)
-            except problems.NoProblem as why:
-                if word == words[0]:
-                    raise NotApplicable(str(why)) from None
-                continue
-            yield Trial(problem, "plain", f"seed {seed} of {salt}, {how}")

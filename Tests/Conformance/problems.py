@@ -21,8 +21,7 @@ SIZES = [
 ]
 INTEGERS = (0, 1, 2, 3, 4, 5, 8, 16, 17, 33)
 REALS = (0.0, 0.1, 0.125, 0.3, 0.5, 0.7, 1.0)
-TOKENS = SIZES[3][0]
-ATTEMPTS = 1000
+ATTEMPTS = 300
 ELEMENTS = 2**20  # of the largest tensor
 FLOPS = 10**8  # the scalar reference takes a tenth of a second for it
 
@@ -98,18 +97,31 @@ def draw(op, entry, rng, storage_word, plain=False, params=(), sizes=(), tensors
         raise NoProblem(f"{op['id']} {entry} does not take {storage_word}")
     refusal, params, sizes = None, dict(params), dict(sizes)
     for _ in range(ATTEMPTS):
-        near = {s: _near(tiles, rng) for s in e["_symbols"] if re.fullmatch(TOKENS, s)}
-        near = near if tiles and rng.random() < 0.33 else {}
+        likely = _likely(e["_symbols"], tiles, rng)
         try:
-            return _attempt(op, e, rng, storage_word, plain, params, {**near, **sizes}, tensors)
+            return _attempt(op, e, rng, storage_word, plain, params, {**likely, **sizes}, tensors)
         except (model.Refused, model.Unbound) as why:
             refusal = why
     raise NoProblem(f"{op['id']} {entry}: no legal problem in {ATTEMPTS} draws, last: {refusal}")
 
 
-def _near(tiles, rng):
-    """One off a tile's end, or at it."""
-    return max(0, int(rng.choice(tiles)) + int(rng.integers(-1, 2))) if len(tiles) else 0
+def _pool(symbol):
+    return next(sizes for form, sizes in SIZES if re.fullmatch(form, symbol))
+
+
+def _likely(symbols, tiles, rng):
+    """Sizes that go well together, so that fewer draws are refused: heads in groups; in half of the
+    cases as many queries as keys; in a third tokens one off a tile's end, or at it."""
+    sizes = {}
+    if {"Hq", "Hkv"} <= set(symbols):
+        sizes["Hkv"] = int(rng.choice(_pool("Hkv")))
+        sizes["Hq"] = sizes["Hkv"] * int(rng.integers(1, 5))
+    tokens = [s for s in symbols if re.fullmatch("N[qk]?", s)]
+    if len(tiles) and rng.random() < 0.33:
+        sizes |= {s: max(0, int(rng.choice(tiles)) + int(rng.integers(-1, 2))) for s in tokens}
+    if tokens and rng.random() < 0.5:
+        sizes |= dict.fromkeys(tokens, sizes.get(tokens[0], int(rng.choice(_pool(tokens[0])))))
+    return sizes
 
 
 def _attempt(op, e, rng, storage_word, plain, fixed, sizes, extra):
@@ -123,9 +135,7 @@ def _attempt(op, e, rng, storage_word, plain, fixed, sizes, extra):
     env.sym.update(sizes)
     for s in e["_symbols"]:
         if s not in env.sym and (s not in soft or rng.random() < 0.5):
-            env.sym[s] = int(
-                rng.choice(next(sizes for form, sizes in SIZES if re.fullmatch(form, s)))
-            )
+            env.sym[s] = int(rng.choice(_pool(s)))
     for _ in (0, 1):  # a default may need a symbol that a later one makes
         for s, _, x in e["_let"]:
             if s not in env.sym:

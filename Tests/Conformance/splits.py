@@ -17,31 +17,35 @@ def any_split(lab, subject, share):
     entry = lab.entry(subject)
     if entry["kind"] != "step":
         raise NotApplicable("the entry keeps no state")
-    params = {"causal": True} if "causal" in lab.prepared[subject.op]["_params"] else {}
-    symbols = {s: n for s in entry["_symbols"] for n in (0,) if s == "Np"}
+    states = tuple(n for n, t in entry["_tensors"].items() if t["role"] == "state_out")
     ran, knobs = 0, lab.forced(subject)
     for seed in range(max(4, share // 4)):
         rng = np.random.default_rng([seed, 17])
-        sizes = dict.fromkeys(("N", "Nq", "Nk", "Nn"), int(rng.choice((1, 2, 5, 33, 70, 130))))
-        how = {"plain": True, "params": params, "sizes": symbols | sizes}
-        try:
-            whole = lab.draw(subject.op, subject.entry, rng, WORDS[seed % 3], **how)
-        except problems.NoProblem as why:
-            if seed == 0:
-                raise NotApplicable(str(why)) from None
-            continue
-        kernel, parts = next(knobs), cuts(rng, sizes["Nq"])
+        n = int(rng.choice((1, 2, 5, 33, 70, 130)))
+        whole = _whole(lab, subject, seed, n, states)
+        kernel, parts = next(knobs), cuts(rng, n)
         place = Fresh() if seed % 2 else InPlace()
-        note = f"kernel {kernel}, {place}, seed {seed}, tokens {parts}"
         try:
             got = chain(lab, whole, kernel, parts, place)
-        except runner.Declined:
+        except runner.Declined as why:
+            reason = why
             continue
+        note = f"kernel {kernel}, {place}, seed {seed}, tokens {parts}"
         judge.check(lab, whole, got, lab.expected(whole), note)
         ran += 1
     if not ran:
-        raise NotApplicable(f"{subject} took none of the problems")
+        raise NotApplicable(f"{subject} took none of the problems; last reason: {reason}")
     return ran
+
+
+def _whole(lab, subject, seed, n, states):
+    """A problem of n tokens and no earlier ones that asks for all states."""
+    symbols = lab.entry(subject)["_symbols"]
+    tokens = {s: n for s in ("N", "Nq", "Nk", "Nn") if s in symbols}
+    sizes = tokens | ({"Np": 0} if "Np" in symbols else {})
+    how = {"plain": True, "params": lab.needed(subject), "sizes": sizes, "tensors": states}
+    word = WORDS[seed % 3]
+    return next(lab.drawn(subject, f"tokens to split, {word} {seed}", (word,), **how)).problem
 
 
 def cuts(rng, n):

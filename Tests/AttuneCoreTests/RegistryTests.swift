@@ -122,13 +122,13 @@ import Testing
     let environment = [
       "ATTUNE_PLUGIN_PATH": "/a:/b", "ATTUNE_DISABLE": "x,y*", "ATTUNE_TUNE": "estimate", "ATTUNE_THREADS": "3",
       "ATTUNE_MAX_ISA": "avx2", "ATTUNE_CHECK": "1", "ATTUNE_TUNE_BUDGET_MS": "250", "ATTUNE_WISDOM": "",
-      "ATTUNE_CACHE_DIR": "/cache", "ATTUNE_RECORD_SHAPES": "/shapes", "ATTUNE_LOG": "info", "HOME": "/home/me",
+      "ATTUNE_CACHE_DIR": "/cache", "ATTUNE_RECORD_SHAPES": "/shapes", "ATTUNE_LOG": "info", "HOME": "/users/me",
     ]
     let c = try Configuration(options: &options, isSecure: false) { environment[$0] }
     #expect(c.pluginPath == "/a:/b" && c.disable == ["x", "y*"] && c.tuneMode == .estimate && c.workers == 3)
     #expect(c.maxISA == .avx2 && c.isChecked && c.tuneBudgetMicroseconds == 250_000 && c.wisdom == "")
     #expect(c.cacheDirectory == "/cache" && c.recordShapes == "/shapes" && c.log.threshold == .info)
-    #expect(c.dataDirectory == "/home/me/.local/share")
+    #expect(c.dataDirectory == "/users/me/.local/share")
 
     let secure = try Configuration(options: nil, isSecure: true) { environment[$0] }
     #expect(secure.pluginPath == nil && secure.disable.isEmpty && secure.cacheDirectory == nil && !secure.isChecked)

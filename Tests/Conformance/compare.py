@@ -1,5 +1,6 @@
-"""The rule by which a kernel is compared: |got - want| <= atol * max|want| + rtol * |want|,
-infinities equal, no NaN that was not expected, integers equal."""
+"""The rule by which a kernel is compared: |got - want| <= atol * max|want| + rtol * |want| + floor,
+infinities equal, no NaN that was not expected, integers equal. floor is 0, but for sums that
+cancel: the rounding of their terms."""
 
 import numpy as np
 
@@ -12,15 +13,14 @@ def tolerance(descriptor, word):
 
 
 def difference(got, want, rtol, atol, floor=0.0):
-    """None when got matches, else a sentence. floor: the least max|want| that is assumed, where the
-    terms of a result may cancel to nothing."""
+    """None when got matches, else a sentence."""
     if got.shape != want.shape:
         return f"shape {got.shape}, expected {want.shape}"
     wrong = mismatches(got, want, rtol, atol, floor)
     if not wrong.any():
         return None
-    first = tuple(map(int, np.argwhere(wrong)[0]))
-    return f"at {first}: {got[first]!r}, expected {want[first]!r}, {wrong.sum()} of {wrong.size} differ"
+    at = tuple(map(int, np.argwhere(wrong)[0]))
+    return f"at {at}: {got[at]!r}, expected {want[at]!r}, {wrong.sum()} of {wrong.size} differ"
 
 
 def mismatches(got, want, rtol, atol, floor=0.0):
@@ -29,7 +29,7 @@ def mismatches(got, want, rtol, atol, floor=0.0):
         return got != want
     got, want = got.astype(np.float64), want.astype(np.float64)
     finite = np.isfinite(want)
-    largest = max(np.abs(want[finite]).max(initial=0.0), floor)
+    largest = np.abs(want[finite]).max(initial=0.0)
     with np.errstate(invalid="ignore"):  # where both are infinite
-        near = np.abs(got - want) <= atol * largest + rtol * np.abs(want)
+        near = np.abs(got - want) <= atol * largest + rtol * np.abs(want) + floor
     return ~np.where(finite, near, (got == want) | np.isnan(got) & np.isnan(want))

@@ -1,4 +1,4 @@
-"""Checks of keys that are hidden by structure, and of rows that see none. Like those in checks.py."""
+"""Checks of keys that are hidden by structure, and of rows that see none. Like checks.py."""
 
 import itertools
 
@@ -18,14 +18,27 @@ def hidden_keys(lab, subject, share):
 
     def compare(problem, way, kernel):
         n = problem.shape["k"][2]
+        if way == "causal" and problem.op["_entries"][problem.entry]["of"] is not None:
+            _later_keys(lab, problem, kernel, n)
         hidden, rows = _hidden(problem, way, n)
         clean = lab.run(problem, kernel)
-        got = lab.run(_poisoned(problem, hidden), kernel)
+        got = lab.run(_poisoned(problem, hidden, ("k", "v")), kernel)
         for name in _watched(problem, way):
             a, b = (x[name][:, :, :rows] if rows < n else x[name] for x in (clean, got))
             assert a.tobytes() == b.tobytes(), f"NaN in hidden keys changes {name}"
 
     return _over_ways(lab, subject, max(1, share // 20), SIZES, compare)
+
+
+def _later_keys(lab, problem, kernel, n):
+    """The gradients of a key are made of the queries that see it."""
+    cut = n // 2 + 1
+    early = np.broadcast_to(np.arange(n)[None, :] < cut, (problem.shape["q"][0], n))
+    sent = [x for x in problem.inputs if x in ("q", "do")]
+    clean, got = lab.run(problem, kernel), lab.run(_poisoned(problem, early, sent), kernel)
+    for name in [x for x in problem.outputs if x in ("dk", "dv")]:
+        a, b = (x[name][:, :, cut:] for x in (clean, got))
+        assert a.tobytes() == b.tobytes(), f"NaN in earlier queries changes {name} of later keys"
 
 
 def empty_rows(lab, subject, share):
@@ -75,8 +88,8 @@ def _ways(lab, subject):
     entry = lab.entry(subject)
     if not {"q", "k", "v"} <= set(entry["_tensors"]):
         return
-    if "causal" in lab.prepared[subject.op]["_params"] and entry["of"] is None:
-        yield "causal", {"causal": True}, ()  # gradients of all rows meet in dk and dv
+    if "causal" in lab.prepared[subject.op]["_params"]:
+        yield "causal", {"causal": True}, ()
     for name in ("seqlens_k", "key_start", "key_mask"):
         if name in entry["_tensors"]:
             yield name, {}, (name,)
@@ -94,22 +107,22 @@ def _hidden(problem, way, n):
     return (key >= limit[:, None] if way == "seqlens_k" else key < limit[:, None]), n
 
 
-def _poisoned(problem, hidden):
-    """The problem with NaN in the hidden keys and values."""
+def _poisoned(problem, hidden, names):
+    """The problem with NaN in those rows of the tensors."""
     memory = dict(problem.memory)
-    for name in ("k", "v"):
+    for name in names:
         memory[name] = memory[name].copy()
         memory[name].swapaxes(1, 2)[hidden] = storage.encode(np.float32(np.nan), problem.word[name])
     return problem.having(memory)
 
 
 def _watched(problem, way):
-    """Outputs that hidden keys may not change: all gradients, else those with a row per query."""
-    entry = problem.op["_entries"][problem.entry]
-    if entry["of"] is not None:
+    """Outputs that hidden keys may not change: all gradients, unless later queries see the keys;
+    else what has a row per query."""
+    if problem.op["_entries"][problem.entry]["of"] is not None and way != "causal":
         return problem.outputs
     query = problems.bare_symbols(problem, "q")[2]
-    axes = {n: problems.bare_symbols(problem, n) for n in problem.outputs}
+    axes = {n: problems.bare_symbols(problem, n) for n in problem.outputs if n not in ("dk", "dv")}
     return [n for n, symbols in axes.items() if len(symbols) > 2 and symbols[2] == query]
 
 

@@ -85,8 +85,8 @@ class Lab:
         return next(k["name"] for k in kernels if "reference" in k["flags"])
 
     def forced(self, subject):
-        """The kernel's name with knobs, endlessly: every value of every knob soon, every combination
-        in the long run."""
+        """The kernel's name with knobs, endlessly: every value of every knob soon, every
+        combination in the long run."""
         knobs = self.kernel(subject).get("knobs") or []
         if not knobs:
             return itertools.repeat(subject.kernel)
@@ -108,6 +108,16 @@ class Lab:
         """Parameters without which an entry has no problem at all."""
         return self.causal(subject) if self.entry(subject)["kind"] == "step" else {}
 
+    def upstream(self, subject):
+        """The inputs that an entry differentiates from: without them every gradient is 0."""
+        tensors = self.entry(subject)["_tensors"].items()
+        return [n for n, t in tensors if t["pair"] and not t["_out"] and t["role"] == "in"]
+
+    def gradients(self, subject):
+        """All outputs of an entry that differentiates."""
+        entry = self.entry(subject)
+        return [n for n, t in entry["_tensors"].items() if t["_out"] and entry["of"] is not None]
+
     def tiles(self, op, entry):
         """Knob values of all kernels that can be numbers of tokens."""
         knobs = [n for k in self._described(op, entry)["kernels"] for n in k.get("knobs") or []]
@@ -120,7 +130,9 @@ class Lab:
 
         def make(seed, rng):
             plain = seed % 3 == 0
-            how = {"plain": plain, "tiles": tiles, "params": self.needed(subject) if plain else {}}
+            params = self.needed(subject) if plain else {}
+            sent = [n for n in self.upstream(subject) if plain or rng.random() < 0.8]
+            how = {"plain": plain, "tiles": tiles, "params": params, "tensors": sent}
             problem = self.draw(subject.op, subject.entry, rng, WORDS[seed % 4], **how)
             layout = layouts.LAYOUTS[seed % 5]
             if layout == "broadcast":
@@ -137,19 +149,22 @@ class Lab:
         op, entry = self.prepared[subject.op], self.entry(subject)
         when = self.kernel(subject).get("when") or "1"
         condition = problems.model.Parser(when, op, entry).tree
-        tiles, known = self.tiles(subject.op, subject.entry), [self.needed(subject)]
+        tiles = self.tiles(subject.op, subject.entry)
+        known = [(word, self.needed(subject)) for word in WORDS]
 
         def make(seed, rng):
             for attempt in range(200):
-                params = known[rng.integers(len(known))] if attempt % 4 else {}
+                word, params = known[rng.integers(len(known))]
+                params = params if attempt % 4 else {}
                 how = {"plain": bool(rng.integers(2)), "tiles": tiles, "params": params}
-                problem = problems.draw(op, subject.entry, rng, WORDS[seed % 4], **how)
+                how["tensors"] = self.upstream(subject)
                 try:
+                    problem = problems.draw(op, subject.entry, rng, word, **how)
                     suits = problems.model.value(condition, problem.symbols)
-                except problems.model.Unbound:
+                except (problems.NoProblem, problems.model.Unbound):
                     continue
                 if suits:
-                    known.append(problem.params)
+                    known.append((word, problem.params))
                     values.fill(problem, rng)
                     self._save(problem)
                     return problem, layouts.LAYOUTS[seed % 4]
@@ -158,8 +173,11 @@ class Lab:
         return self._series(subject, f"suited to {when}", make)
 
     def drawn(self, subject, what, words=("f32",), **how):
-        """Problems of one kind, in the plain layout; how: see problems.draw. Raises NotApplicable when
-        there is none."""
+        """Problems of one kind, in the plain layout; how: see problems.draw. Raises NotApplicable
+        when there is none."""
+
+        sent = (*self.upstream(subject), *self.gradients(subject))
+        how["tensors"] = (*how.get("tensors", ()), *sent)
 
         def make(seed, rng):
             word = words[seed % len(words)]
@@ -172,8 +190,8 @@ class Lab:
         return itertools.chain([first], trials)
 
     def _series(self, subject, name, make):
-        """The trials of make(seed, rng), kept for the other kernels of the entry. Ends when there is
-        no problem for many seeds."""
+        """The trials of make(seed, rng), kept for the other kernels of the entry. Ends when there
+        is no problem for many seeds."""
         if self._at != subject[:2]:
             self._at, self._kept, self._wants = subject[:2], {}, {}
         kept = self._kept.setdefault(name, [])
@@ -230,8 +248,8 @@ class Lab:
         return runner.run(self.two, problem, kernel, layout)
 
     def taken(self, subject, share, trials=None):
-        """(trial, kernel with knobs, outputs) of the problems that the kernel takes, until there are
-        `share`. Raises NotApplicable when there is none."""
+        """(trial, kernel with knobs, outputs) of the problems that the kernel takes, until there
+        are `share`. Raises NotApplicable when there is none."""
         ran, reason, names = 0, "nothing was drawn", self.forced(subject)
         if trials is None:
             shared = itertools.islice(self.trials(subject), 2 * share)

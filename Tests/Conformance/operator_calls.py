@@ -29,15 +29,15 @@ class Caller:
         return {n: layouts.laid_out(a, layout) for n, a in arrays.items()}
 
     def close(self, got, want, tol=1e-5):
-        """|got - want| <= tol * max(1, max|want|), infinities equal."""
+        """|got - want| <= tol * (1 + max|want|), infinities equal."""
         got, want = np.broadcast_arrays(np.asarray(got), np.asarray(want, np.float64))
-        text = compare.difference(got, want, 0.0, tol, floor=1.0)
+        text = compare.difference(got, want, 0.0, tol, floor=tol)
         assert text is None, text
 
 
 class Kernel(Caller):
-    """Entries without a kernel of this name run their first one. A call skips the test when there is
-    no such entry or the kernel declines."""
+    """Entries without a kernel of this name run their first one. A call skips the test when there
+    is no such entry or the kernel declines."""
 
     def __init__(self, lab, op, kernel, rng):
         super().__init__(op, rng)
@@ -86,6 +86,22 @@ class Oracle(Caller):
 
     def same(self, got, want):
         self.close(got, want, 1e-12)
+
+
+class Noisy(Oracle):
+    """An oracle that is wrong on purpose: no property may hold for it."""
+
+    def __call__(self, *names, **arguments):
+        right = super().__call__(*names, **arguments)
+        return {n: self._spoiled(a) for n, a in right.items()}
+
+    def _spoiled(self, right):
+        if right.dtype.kind in "iu":
+            return right + self.rng.integers(0, 2, right.shape)
+        if right.dtype.kind != "f":
+            return right
+        spoiled = right * (1 + self.rng.normal(0, 0.1, right.shape))
+        return np.where(np.isfinite(right), spoiled + self.rng.normal(0, 0.1, right.shape), 0.0)
 
 
 _SENT = ("do", "dlse", "dy", "dl_aux", "dkv_state_out")  # upstream gradients

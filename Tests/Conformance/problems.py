@@ -125,7 +125,7 @@ def _likely(symbols, tiles, rng):
 
 
 def _attempt(op, e, rng, storage_word, plain, fixed, sizes, extra):
-    params = {**({} if plain else _params(op, rng)), **fixed}
+    params = {**({} if plain else random_params(op, rng)), **fixed}
     for p in op["params"]:
         if "required" in p["flags"] and p["name"] not in params:
             params[p["name"]] = _value(p, rng)
@@ -166,7 +166,8 @@ def _attempt(op, e, rng, storage_word, plain, fixed, sizes, extra):
     return Problem(op, e["name"], params, shape, word, outputs, bound)
 
 
-def _params(op, rng):
+def random_params(op, rng):
+    """Some parameters, each within its own bounds."""
     return {p["name"]: _value(p, rng) for p in op["params"] if rng.random() < 0.4}
 
 

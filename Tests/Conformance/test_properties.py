@@ -1,5 +1,6 @@
-"""What the mathematics of an operator promises: every function of properties/OP.py, with the oracle
-and, as far as the registry has the operator, with every kernel of its forward."""
+"""What the mathematics of an operator promises: every function of properties/OP.py, with the
+oracle, with noise, for which it must fail, and, where the registry has the operator, with every
+kernel of its forward."""
 
 import importlib.util
 import inspect
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from lab import Lab
-from operator_calls import Kernel, Oracle
+from operator_calls import Kernel, Noisy, Oracle
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "properties"
 LAB = Lab()
@@ -28,16 +29,20 @@ def functions(path):
 
 def properties():
     for path in sorted(FOLDER.glob("*.py")):
-        kernels = [
-            s.kernel for s in LAB.subjects() if (s.op, s.entry) == (path.stem, "forward")
-        ]
+        subjects = [s for s in LAB.subjects() if (s.op, s.entry) == (path.stem, "forward")]
+        callers = ["noise", "oracle", *(s.kernel for s in subjects)]
         for name, function in functions(path).items():
-            for kernel in ("oracle", *kernels):
-                yield pytest.param(path.stem, function, kernel, id=f"{path.stem}-{name}-{kernel}")
+            for caller in callers:
+                yield pytest.param(path.stem, function, caller, id=f"{path.stem}-{name}-{caller}")
 
 
-@pytest.mark.parametrize("op,function,kernel", properties())
-def test_property(op, function, kernel):
+@pytest.mark.parametrize("op,function,caller", properties())
+def test_property(op, function, caller):
+    seed = zlib.crc32(function.__name__.encode())
+    if caller == "noise":  # a property that noise has says nothing
+        with pytest.raises(AssertionError):
+            function(Noisy(op, np.random.default_rng(seed)))
+        return
     for repeat in range(REPEATS):
-        rng = np.random.default_rng([repeat, zlib.crc32(function.__name__.encode())])
-        function(Oracle(op, rng) if kernel == "oracle" else Kernel(LAB, op, kernel, rng))
+        rng = np.random.default_rng([repeat, seed])
+        function(Oracle(op, rng) if caller == "oracle" else Kernel(LAB, op, caller, rng))

@@ -11,7 +11,7 @@ import pytest
 from groups import GROUPS
 from lab import Lab, NotApplicable
 
-SHARE = 200 if os.environ.get("ATTUNE_TEST_SHARE") == "all" else 16
+SHARE = 200 if os.environ.get("ATTUNE_TEST_SHARE") == "all" else 12
 LAB = Lab()
 assert LAB.operators, "no operator was found: is the build staged?"
 

@@ -1,5 +1,5 @@
-"""The checks themselves: a kernel that is wrong on purpose turns red the group that is meant for it,
-a right one none."""
+"""The checks themselves: a kernel that is wrong on purpose turns red the group that is meant for
+it, a right one none."""
 
 import pathlib
 import shutil

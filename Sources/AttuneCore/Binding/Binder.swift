@@ -53,7 +53,7 @@ package enum Binder {
   ) throws(Refusal) -> BoundProblem {
     guard let entry = op.entry(named: name) else {
       let known = op.entries.map(\.name).joined(separator: ", ")
-      throw Refusal(.notFound, "", "\(op.id) has no entry \(name); it has \(known)")
+      throw Refusal(.notFound, "entry", "\(op.id) has no entry \(name); it has \(known)")
     }
     let at = "\(op.id) \(name)"
     let storage = BindStorage()

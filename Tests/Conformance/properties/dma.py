@@ -64,7 +64,8 @@ def a_constant_bias_moves_lse_alone(x):
 
 def later_tokens_change_nothing(x):
     t = _problem(x)
-    later = {n: np.concatenate([t[n][:, :, :17], x.normal(*t[n][:, :, 17:].shape)], 2) for n in "qkv"}
+    new = {n: x.normal(*t[n].shape)[:, :, 17:] for n in "qkv"}
+    later = {n: np.concatenate([t[n][:, :, :17], new[n]], 2) for n in new}
     x.close(x(**t | later, top_w=5)["o"][:, :, :17], x(**t, top_w=5)["o"][:, :, :17])
 
 

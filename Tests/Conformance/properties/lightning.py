@@ -91,7 +91,8 @@ def packed_sequences_are_separate(x):
 
 def later_tokens_change_no_bit(x):
     t = _problem(x)
-    later = {n: np.concatenate([t[n][:, :, :20], x.normal(*t[n][:, :, 20:].shape)], 2) for n in "qkv"}
+    new = {n: x.normal(*t[n].shape)[:, :, 20:] for n in "qkv"}
+    later = {n: np.concatenate([t[n][:, :, :20], new[n]], 2) for n in new}
     x.same(x(**t | later)["o"][:, :, :20].copy(), x(**t)["o"][:, :, :20].copy())
 
 

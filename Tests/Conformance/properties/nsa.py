@@ -59,7 +59,8 @@ def forced_blocks_are_selected(x):
 
 def later_tokens_change_nothing(x):
     t = _problem(x)
-    later = {n: np.concatenate([t[n][:, :, :17], x.normal(*t[n][:, :, 17:].shape)], 2) for n in "qkv"}
+    new = {n: x.normal(*t[n].shape)[:, :, 17:] for n in "qkv"}
+    later = {n: np.concatenate([t[n][:, :, :17], new[n]], 2) for n in new}
     shorter = {n: t[n][:, :, :17].copy() for n in "qkv"}
     want = x(**t, **SMALL)["o"][:, :, :17]
     x.close(x(**later, **SMALL)["o"][:, :, :17], want)
@@ -81,7 +82,7 @@ def decoding_is_prefill(x):
 def all_compressions_can_be_the_mean(x):
     t = _problem(x)
     want = _all(x, t)
-    weights = {"w_k_cmp": np.full((2, 4), 0.25, np.float32), "w_v_cmp": np.full((2, 4), 0.25, np.float32)}
+    weights = dict.fromkeys(("w_k_cmp", "w_v_cmp"), np.full((2, 4), 0.25, np.float32))
     stacked = {
         "w_k_cmp": np.tile(np.eye(24, dtype=np.float32) / 4, (2, 4, 1)),
         "w_v_cmp": np.tile(np.eye(16, dtype=np.float32) / 4, (2, 4, 1)),

@@ -86,7 +86,8 @@ def values_of_one_show_the_weights(x):
 def every_row_of_blocks_has_its_counts(x):
     t = _problem(x)
     r = _run(x, t, "block_map", top_ratio=0.4, low_ratio=0.3, linear_scope="marginal")
-    assert ((r["block_map"] == 1).sum(-1) == 3).all() and ((r["block_map"] == -1).sum(-1) == 2).all()
+    assert ((r["block_map"] == 1).sum(-1) == 3).all()
+    assert ((r["block_map"] == -1).sum(-1) == 2).all()
 
 
 def one_block_is_dense(x):

@@ -6,6 +6,7 @@ import compare
 import witness
 
 EXACT = {"f64", "i32", "i64", "u8", "bool", "i8"}  # no tolerance is stated for them
+SMALLEST = {"f16": 2.0**-24}  # what lies between two numbers near 0, where it can be seen
 ROUNDINGS = 2e-6  # a few of float32, of the terms that a gradient sums
 
 
@@ -13,7 +14,8 @@ def check(lab, problem, got, want, note):
     """Compares all outputs, want as of Lab.expected. Returns (elements, those left out because a
     selection hangs on the rounding there)."""
     terms = want[witness.TERMS] if witness.TERMS in want else 0.0
-    rules = {n: (*tolerance(lab, problem, n), ROUNDINGS * terms) for n in problem.outputs}
+    floor = {n: ROUNDINGS * terms + SMALLEST.get(problem.word[n], 0.0) for n in problem.outputs}
+    rules = {n: (*tolerance(lab, problem, n), floor[n]) for n in problem.outputs}
     for n in problem.outputs:
         assert got[n].shape == want[n].shape, f"{n} is {got[n].shape}, not {want[n].shape}\n{note}"
     wrong = {n: compare.mismatches(got[n], want[n], *rules[n]) for n in problem.outputs}

@@ -136,8 +136,7 @@ class Lab:
             problem = self.draw(subject.op, subject.entry, rng, WORDS[seed % 4], **how)
             layout = layouts.LAYOUTS[seed % 5]
             if layout == "broadcast":
-                shared = {n: layouts.laid_out(x, layout) for n, x in problem.memory.items()}
-                problem.memory = shared
+                problem.memory = {n: layouts.shared(x) for n, x in problem.memory.items()}
                 self._save(problem)
             return problem, layout
 

@@ -8,19 +8,18 @@ own error is seen. Prints a Markdown table; --write FILE puts it between that fi
 """
 
 import argparse
+import itertools
 import pathlib
 import sys
-import zlib
 
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "build" / "python"), str(ROOT / "Tests" / "Conformance")]
-import attune  # noqa: E402
 import compare  # noqa: E402
-import problems  # noqa: E402
 import runner  # noqa: E402
 import witness  # noqa: E402
+from lab import Lab, NotApplicable  # noqa: E402
 
 BEGIN, END = "<!-- numerics: begin -->", "<!-- numerics: end -->"
 TYPES = ("f32", "bf16", "f16")
@@ -44,60 +43,36 @@ class Worst:
         self.used = max(self.used, float((error / np.maximum(limit, 1e-300)).max()))
 
 
-def problem_of(op, entry, word, seed):
-    """A random problem with values, half of them with default parameters, or None."""
-    rng = np.random.default_rng([seed, zlib.crc32(f"{op['id']}.{entry}.{word}".encode())])
-    specs = op["_entries"][entry]["tensors"]
-    upstream = [t["name"] for t in specs if t["pair"] and not t["_out"] and t["role"] == "in"]
-    try:
-        problem = problems.draw(op, entry, rng, word, plain=seed % 2 == 0, tensors=upstream)
-    except problems.NoProblem:
-        return None
-    return problems.fill(problem, rng)
-
-
-def measure(ctx, rounds):
+def measure(rounds):
     """{(op, entry, kernel): {type of the output: Worst}} of all that this machine can run."""
-    found = {}
-    for name in sorted(ctx.operators()):
-        described = ctx.describe(name)
-        op = problems.prepared(described)
-        for entry in described["entries"]:
-            kernels = [k["name"] for k in entry["kernels"] if k["usable"]]
-            for word, seed in ((w, s) for w in TYPES for s in range(rounds)):
-                problem = problem_of(op, entry["name"], word, seed)
-                if problem is None:
-                    continue
-                save(ctx, described, problem)
-                expected = witness.expected(ctx, problem, reference_of(entry))
-                for kernel in kernels:
-                    key = (name, entry["name"], kernel)
-                    run(ctx, described, problem, kernel, expected, found.setdefault(key, {}))
+    found, wanted = {}, {}
+    lab = Lab()
+    for subject in lab.subjects():
+        worst = found.setdefault(subject[:3], {})
+        for word in TYPES:
+            try:
+                trials = lab.drawn(subject, f"numerics {word}", words=(word,))
+            except NotApplicable:
+                continue
+            for problem, _, note in itertools.islice(trials, rounds):
+                key = (*subject[:2], word, note)
+                if key not in wanted:
+                    reference = lab.reference(subject.op, subject.entry)
+                    wanted[key] = witness.expected(lab.two, problem, reference)
+                run(lab, problem, subject, wanted[key], worst)
     return found
 
 
-def reference_of(entry):
-    return next(k["name"] for k in entry["kernels"] if "reference" in k["flags"])
-
-
-def save(ctx, described, problem):
-    """Fills what an entry takes from the one that it differentiates."""
-    of = problem.op["_entries"][problem.entry]["of"]
-    if of is not None:
-        entry = next(e for e in described["entries"] if e["name"] == of)
-        runner.save(ctx, problem, reference_of(entry))
-
-
-def run(ctx, described, problem, kernel, expected, worst):
+def run(lab, problem, subject, want, worst):
     try:
-        got = runner.run(ctx, problem, kernel)
+        got = runner.run(lab.two, problem, subject.kernel)
     except runner.Declined:
         return
-    want, terms = expected
+    terms = want.get(witness.TERMS, 0.0)
     for name in problem.outputs:
         word = problem.word[name]
         if word in TYPES:
-            rtol, atol = compare.tolerance(described, loosest(problem, word))
+            rtol, atol = compare.tolerance(lab.operators[subject.op], loosest(problem, word))
             mine = worst.setdefault(word, Worst())
             mine.add(got[name], np.asarray(want[name]), rtol, atol, terms)
 
@@ -137,8 +112,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=24, help="problems per entry and type")
     parser.add_argument("--write", type=pathlib.Path, help="a page with the two markers")
     options = parser.parse_args()
-    with attune.Context(threads=2, tune="off", wisdom="") as ctx:
-        found = measure(ctx, options.rounds)
+    found = measure(options.rounds)
     text = table(found)
     print(text, end="")
     if options.write:

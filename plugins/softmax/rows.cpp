@@ -15,8 +15,8 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-// One call. Its pieces of work are (tile of rows, kv head, chunk of keys); a second phase merges the chunks of a tile in
-// order. Chunks depend on the problem alone, so the number of threads changes no bits.
+// One call. Its pieces of work are (tile of rows, kv head, chunk of keys); a second phase merges the chunks of a tile
+// in order. Chunks depend on the problem alone, so the number of threads changes no bits.
 class RowsCall {
  public:
   RowsCall(const attune_exec& x, const Problem& c, bool step) : x_(x), c_(c), step_(step) {

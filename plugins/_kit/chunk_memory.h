@@ -17,6 +17,37 @@ constexpr size_t StateFloats(size_t features, size_t columns) {
   return features * ChunkStride(columns);
 }
 
+// Rows that will be needed soon, fetched into the second-level cache a few lines at a time between the tiles of a
+// product: read all at once, they would leave the arithmetic idle.
+class Ahead {
+ public:
+  void Clear() { count_ = at_ = row_ = line_ = 0; }
+  // `rows` rows of `bytes` bytes, `step` bytes apart. At most kRanges ranges.
+  void Add(const void* first, ptrdiff_t step, size_t rows, size_t bytes) {
+    if (first && rows && bytes && count_ < kRanges) ranges_[count_++] = {static_cast<const char*>(first), step, rows, bytes};
+  }
+  void Fetch() {
+    for (int i = 0; i < kLines && at_ < count_; i++) {
+      const Range& r = ranges_[at_];
+      __builtin_prefetch(r.first + ptrdiff_t(row_) * r.step + line_, 0, 2);
+      if ((line_ += 64) < r.bytes) continue;
+      line_ = 0;
+      if (++row_ == r.rows) row_ = 0, at_++;
+    }
+  }
+
+ private:
+  static constexpr size_t kRanges = 4;
+  static constexpr int kLines = 20;  // enough for a chunk's rows to have been fetched when its tiles are done
+  struct Range {
+    const char* first;
+    ptrdiff_t step;
+    size_t rows, bytes;
+  };
+  Range ranges_[kRanges];
+  size_t count_ = 0, at_ = 0, row_ = 0, line_ = 0;
+};
+
 // Rows of one chunk, f32, each worker its own. Contents are undefined at first.
 struct ChunkMemory {
   size_t rows, features, columns;         // rows: tokens of a whole chunk
@@ -25,6 +56,7 @@ struct ChunkMemory {
   float *v, *o;                           // [rows x columns]
   float* a;                               // scores, [rows x rows]
   float* panel;                           // transposed keys
+  Ahead* ahead = nullptr;                 // what to fetch meanwhile
 
   // How much it takes. As an expression, with chunk length C, F features and V columns:
   //   2*C*(32*cdiv(F,32)+16)+2*C*(32*cdiv(V,32)+16)+C*(32*cdiv(C,32)+16)+32*F

@@ -98,9 +98,11 @@ HWY_INLINE void ChunkTileRows(size_t rows, size_t depth, const float* a, size_t 
 // kLanes. kLower: depth is ignored.
 template <Start kStart, Terms kTerms, Order kOrder>
 HWY_NOINLINE void ChunkProduct(size_t rows, size_t columns, size_t depth, const float* a, size_t lda, const float* b,
-                               size_t ldb, float factor, float* c, size_t ldc) {
+                               size_t ldb, float factor, float* c, size_t ldc,
+                               Ahead* ahead = nullptr) {
   for (size_t e = 0; e < columns; e += kPanel) {
     for (size_t i = 0; i < rows; i += kTileRows) {
+      if (ahead) ahead->Fetch();
       const size_t terms = kTerms == Terms::kLower ? i : depth;
       const float* from = a + (kOrder == Order::kRows ? i * lda : i);
       float* to = c + i * ldc + e;
@@ -120,6 +122,7 @@ inline HWY_NOINLINE void Scores(const ChunkMemory& m, size_t n) {
     for (size_t r = 0; r < kPanel; r++) rows[r] = m.k + (p + r < n ? p + r : n - 1) * m.ld_features;
     TransposeToPanel(rows, m.features, m.panel);
     for (size_t i = p / kTileRows * kTileRows; i < n; i += kTileRows) {
+      if (m.ahead) m.ahead->Fetch();
       const size_t last = i + kTileRows < n ? i + kTileRows : n;
       const float* q = m.q + i * m.ld_features;
       float* a = m.a + i * m.ld_a + p;
@@ -168,19 +171,23 @@ HWY_INLINE void AddScoreSums(const ChunkMemory& m, size_t n, float* sums) {
   }
 }
 
-// o = q S + lower(a) v, or added to o. A state of features x columns, its rows ld_columns apart.
+// o = q S + lower(a) v, or added to o. A state of features x columns, its rows ld_columns apart; null: zero.
 template <Start kStart = Start::kZero>
 HWY_INLINE void Outputs(const ChunkMemory& m, size_t n, const float* state) {
+  if (!state) {
+    return ChunkProduct<kStart, Terms::kLower, Order::kRows>(n, m.columns, 0, m.a, m.ld_a, m.v, m.ld_columns, 0, m.o,
+                                                             m.ld_columns, m.ahead);
+  }
   ChunkProduct<kStart, Terms::kAll, Order::kRows>(n, m.columns, m.features, m.q, m.ld_features, state, m.ld_columns, 0,
-                                                  m.o, m.ld_columns);
+                                                  m.o, m.ld_columns, m.ahead);
   ChunkProduct<Start::kKeep, Terms::kLower, Order::kRows>(n, m.columns, 0, m.a, m.ld_a, m.v, m.ld_columns, 0, m.o,
-                                                          m.ld_columns);
+                                                          m.ld_columns, m.ahead);
 }
 
 // S = factor * S + k^T v.
 HWY_INLINE void UpdateState(const ChunkMemory& m, size_t n, float factor, float* state) {
   ChunkProduct<Start::kScale, Terms::kAll, Order::kColumns>(m.features, m.columns, n, m.k, m.ld_features, m.v,
-                                                            m.ld_columns, factor, state, m.ld_columns);
+                                                            m.ld_columns, factor, state, m.ld_columns, m.ahead);
 }
 
 #endif  // ATTUNE_ISA

@@ -49,11 +49,13 @@ attune_status QueryGradient(const attune_exec& x, const Problem& p, const Scratc
   if (!p.dq) return ATTUNE_OK;
   const size_t D = size_t(p.D), Dv = size_t(p.Dv);
   const int64_t kv = h / p.Group();
-  StateRows(p, p.kv_state, s.index, h, true).Load(w.State(0));
+  const StateRows before(p, p.kv_state, s.index, h, true);
+  before.Load(w.State(0));
   const Stream stream = {Rows(p.d_o, s, h, false, Dv), Rows(p.v, s, kv, false, Dv),
                          Rows(p.k, s, kv, false, D),   float(p.scale),
                          1,                            Decay(w.Powers(0), w.rows, p.Slope(h)),
-                         w.State(0)};
+                         w.State(0),                   !before.Given(),
+                         true};
   return Sweep<1>(x, w.Chunk(true), 0, s.length, &stream, 1, Rows(p.dq, s, h, false, D));
 }
 
@@ -67,10 +69,12 @@ attune_status KeyOrValueGradient(const attune_exec& x, const Problem& p, const S
   for (int64_t g = 0; g < p.Group(); g++) {
     const int64_t h = kv * p.Group() + g;
     const Rows q(p.q, s, h, true, D), d_o(p.d_o, s, h, true, Dv);
-    StateRows(p, p.dkv_state_out, s.index, h, keys).Load(w.State(g));
+    const StateRows after(p, p.dkv_state_out, s.index, h, keys);
+    after.Load(w.State(g));
     const Decay decay(w.Powers(g), w.rows, p.Slope(h));
-    w.streams[g] = keys ? Stream{v, d_o, q, 1, float(p.scale), decay, w.State(g)}
-                        : Stream{k, q, d_o, 1, float(p.scale), decay, w.State(g)};
+    const bool empty = !after.Given(), last = keys || !p.dkv_state;
+    w.streams[g] = keys ? Stream{v, d_o, q, 1, float(p.scale), decay, w.State(g), empty, last}
+                        : Stream{k, q, d_o, 1, float(p.scale), decay, w.State(g), empty, last};
   }
   const Rows out(keys ? p.dk : p.dv, s, kv, true, keys ? D : Dv);
   const attune_status status = Sweep<0>(x, w.Chunk(keys), 0, s.length, w.streams, p.Group(), out);

@@ -31,13 +31,15 @@ struct Scratch {
   ChunkMemory Chunk() const { return {chunk, rows, features, columns}; }
 };
 
-Stream StreamOf(const Problem& p, const Scratch& w, const Sequence& s, int64_t h) {
+// empty, last: of the state, as in Stream.
+Stream StreamOf(const Problem& p, const Scratch& w, const Sequence& s, int64_t h, bool empty, bool last) {
   const size_t features = size_t(p.D), columns = size_t(p.Dv);
   const int64_t kv = h / p.Group();
   return {Rows(p.q, s, h, false, features),  Rows(p.k, s, kv, false, features),
           Rows(p.v, s, kv, false, columns),  float(p.scale),
           1,                                 Decay(w.powers, w.rows, p.Slope(h)),
-          w.state};
+          w.state,                           empty,
+          last};
 }
 
 // A call of SplitForward.
@@ -64,7 +66,8 @@ struct Split {
   // Sweeps over one segment from the state w.state.
   void Run(const Scratch& w, int64_t head, int64_t segment, bool outputs) {
     const Sequence s = p.At(head / p.Hq);
-    const Stream stream = StreamOf(p, w, s, head % p.Hq);
+    const bool last = segment == segments - 1 && !p.kv_state_out;
+    const Stream stream = StreamOf(p, w, s, head % p.Hq, !outputs || (segment == 0 && !p.kv_state), last);
     const Rows out = outputs ? Rows(p.o, s, head % p.Hq, false, size_t(p.Dv)) : Rows();
     const attune_status status = Sweep<1>(x, w.Chunk(), Begin(segment), Tokens(segment), &stream, 1, out);
     if (status != ATTUNE_OK) __atomic_store_n(&failed, status, __ATOMIC_RELAXED);
@@ -116,12 +119,13 @@ attune_status ChunkedForward(const attune_exec* x) {
   for (int64_t task = x->task_begin; task < x->task_end; task++) {
     const Sequence s = p.At(task / p.Hq);
     const int64_t h = task % p.Hq;
-    StateRows(p, p.kv_state, s.index, h, false).Load(w.state);
-    const Stream stream = StreamOf(p, w, s, h);
+    const StateRows before(p, p.kv_state, s.index, h, false), after(p, p.kv_state_out, s.index, h, false);
+    before.Load(w.state);
+    const Stream stream = StreamOf(p, w, s, h, !before.Given(), !after.Given());
     const Rows out(p.o, s, h, false, size_t(p.Dv));
     const attune_status status = Sweep<1>(*x, w.Chunk(), 0, s.length, &stream, 1, out);
     if (status != ATTUNE_OK) return status;
-    StateRows(p, p.kv_state_out, s.index, h, false).Store(w.state);
+    after.Store(w.state);
   }
   return ATTUNE_OK;
 }

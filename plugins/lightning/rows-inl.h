@@ -47,6 +47,10 @@ struct Rows {
       for (size_t i = 0; i < n; i++) kit::Widen(from + int64_t(i) * step, width, factor, to + i * ld);
     });
   }
+  // Has rows [begin, begin + n) fetched.
+  void Announce(attune_kit::Ahead& ahead, int64_t begin, size_t n) const {
+    if (data) ahead.Add(data + begin * step * Size(), step * Size(), n, width * size_t(Size()));
+  }
   void Store(int64_t begin, size_t n, const float* from, size_t ld) const {
     kit::WithFloatType(dtype, data + begin * step * Size(), [&](const auto* p) {
       using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
@@ -68,6 +72,7 @@ struct StateRows {
     data = static_cast<float*>(t.Data()) + t.Offset(index, h);
     row = transposed ? 1 : t.Stride(2), column = transposed ? t.Stride(2) : 1;
   }
+  bool Given() const { return data != nullptr; }
   void Load(float* to) const {
     const size_t ld = attune_kit::ChunkStride(columns);
     memset(to, 0, rows * ld * sizeof(float));

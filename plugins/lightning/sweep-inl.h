@@ -29,13 +29,15 @@ struct Stream {
   Rows q, k, v;
   float q_factor, k_factor;
   Decay decay;
-  float* state;  // features x columns of the chunk memory
+  float* state;      // features x columns of the chunk memory
+  bool empty, last;  // the state is 0 at first; nobody looks at it in the end
 };
 
 // Loads tokens [begin, begin + n) of the stream and adds what they give to m.o (`first`: sets it), if outputs are
-// wanted, and to the state.
+// wanted, and to the state. empty: the state is 0; last: it is not needed any more.
 template <int kLate>
-void AddChunk(const ChunkMemory& m, const Stream& s, int64_t begin, size_t n, bool outputs, bool first) {
+void AddChunk(const ChunkMemory& m, const Stream& s, int64_t begin, size_t n, bool outputs, bool first, bool empty,
+              bool last) {
   s.k.Load(begin, n, s.k_factor, m.k, m.ld_features);
   s.v.Load(begin, n, 1, m.v, m.ld_columns);
   if (outputs) {
@@ -45,8 +47,10 @@ void AddChunk(const ChunkMemory& m, const Stream& s, int64_t begin, size_t n, bo
       kit::DecayScores(m, n, s.decay.backward);
       kit::DecayRows(m.q, m.ld_features, n, m.features, s.decay.forward + kLate, 1);
     }
-    first ? kit::Outputs<kit::Start::kZero>(m, n, s.state) : kit::Outputs<kit::Start::kKeep>(m, n, s.state);
+    const float* state = empty ? nullptr : s.state;
+    first ? kit::Outputs<kit::Start::kZero>(m, n, state) : kit::Outputs<kit::Start::kKeep>(m, n, state);
   }
+  if (last) return;
   if (s.decay.any) kit::DecayRows(m.k, m.ld_features, n, m.features, s.decay.forward + n - kLate, -1);
   kit::UpdateState(m, n, s.decay.forward[n], s.state);
 }
@@ -54,13 +58,25 @@ void AddChunk(const ChunkMemory& m, const Stream& s, int64_t begin, size_t n, bo
 // Sweeps over `tokens` tokens, from row `begin` of the streams on; out gets the sum over the streams, unless it is
 // absent. The states go on from what they are.
 template <int kLate>
-attune_status Sweep(const attune_exec& x, const ChunkMemory& m, int64_t begin, int64_t tokens, const Stream* streams,
+attune_status Sweep(const attune_exec& x, ChunkMemory m, int64_t begin, int64_t tokens, const Stream* streams,
                     int64_t count, const Rows& out) {
   const int64_t end = begin + tokens;
+  attune_kit::Ahead ahead;
+  m.ahead = &ahead;
   for (int64_t t = begin; t < end; t += int64_t(m.rows)) {
     if (Cancelled(x)) return ATTUNE_E_CANCELLED;
     const size_t n = size_t(std::min(end - t, int64_t(m.rows)));
-    for (int64_t g = 0; g < count; g++) AddChunk<kLate>(m, streams[g], t, n, out.data != nullptr, g == 0);
+    const int64_t next = t + int64_t(n);
+    const size_t then = size_t(std::min(end - next, int64_t(m.rows)));
+    for (int64_t g = 0; g < count; g++) {
+      const Stream& s = streams[g];
+      ahead.Clear();
+      if (g == 0) out.Announce(ahead, t, n);
+      if (out.data) s.q.Announce(ahead, next, then);
+      s.k.Announce(ahead, next, then);
+      s.v.Announce(ahead, next, then);
+      AddChunk<kLate>(m, s, t, n, out.data != nullptr, g == 0, s.empty && t == begin, s.last && next == end);
+    }
     if (out.data) out.Store(t, n, m.o, m.ld_columns);
   }
   return ATTUNE_OK;

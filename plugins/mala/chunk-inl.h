@@ -5,6 +5,8 @@
 #else
 #define ATTUNE_MALA_CHUNK_INL_H_
 #endif
+#include <initializer_list>
+
 #include "_kit/chunked-inl.h"
 #include "mala/layout.h"
 #include "mala/rows-inl.h"
@@ -45,8 +47,9 @@ class Chunk {
  public:
   Chunk(const Problem& c, const Layout& w, Arena& arena)
       : m(arena.Take(ChunkMemory::Floats(w.chunk, c.D, c.Dv)), w.chunk, c.D, c.Dv), c_(c), w_(w) {
-    m.panel = arena.Take(32 * (c.D > c.Dv ? c.D : c.Dv));
+    if (c.Dv > c.D) m.panel = arena.Take(32 * c.Dv);  // gradients transpose rows of either length
     a = c.sin ? arena.Take(w.chunk * w.ld_d) : m.q, b = c.sin ? arena.Take(w.chunk * w.ld_d) : m.k;
+    m.ahead = &ahead_;
     sin_ = arena.Take(w.ld_d), cos_ = arena.Take(w.ld_d);
   }
 
@@ -68,6 +71,21 @@ class Chunk {
   void LoadPlain(const Rows& rows, int64_t batch, int64_t head, const Tokens& t, float* to) const {
     for (size_t r = 0; r < t.n; r++, to += w_.ld_v) {
       WithRow(rows, batch, head, t.at[r], [&](const auto* p) HWY_ATTR { kit::Widen(p, c_.Dv, 1.0f, to); });
+    }
+  }
+
+  // Rows of a head that the next chunk of `left` will need.
+  struct Next {
+    const Rows& rows;
+    int64_t batch, head, length;
+  };
+  void FetchLater(std::initializer_list<Next> next, const Range& left) {
+    const int64_t n = left.end - left.begin < w_.chunk ? left.end - left.begin : w_.chunk;
+    ahead_.Clear();
+    for (const Next& x : next) {
+      const int64_t size = x.rows.view.DType() == ATTUNE_F32 ? 4 : 2;
+      const char* first = static_cast<const char*>(x.rows.view.Data()) + x.rows.At(x.batch, x.head, left.begin) * size;
+      ahead_.Add(first, x.rows.row * size, n, x.length * size);
     }
   }
 
@@ -100,6 +118,7 @@ class Chunk {
   const Problem& c_;
   const Layout& w_;
   float *sin_, *cos_;
+  attune_kit::Ahead ahead_;
 };
 
 // What the rows of a chunk see: the sums over the tokens before it, and the sums of keys and values up to each row. In

@@ -24,7 +24,7 @@ void WriteRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch,
     kit::Outputs(k.m, t.n, seen.before.p);
   } else {
     kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(t.n, c.Dv, c.D, k.m.q, w.ld_d, seen.before.p, w.ld_v, 0,
-                                                               k.m.o, w.ld_v);
+                                                               k.m.o, w.ld_v, k.m.ahead);
   }
   float z[kMaxChunk], f[kMaxChunk], g[kMaxChunk];
   if (seen.step == 0) {
@@ -54,6 +54,7 @@ attune_status Bidirectional(const attune_exec& x, const Problem& c, const Layout
     for (Range left = Range::Piece(task % tiles, tile, c.Nq); left.begin < left.end;) {
       t.Take(w.chunk, &left);
       chunk.LoadQueries(batch, head, t);
+      chunk.FetchLater({{c.q, batch, head, c.D}}, left);
       WriteRows(c, w, chunk, batch, head, t, seen);
     }
   });
@@ -72,6 +73,7 @@ attune_status Causal(const attune_exec& x, const Problem& c, const Layout& w) {
       const int64_t n = c.in.Count(batch) + left.begin;
       t.Take(w.chunk, &left);
       chunk.LoadKeys(batch, shared, t);
+      chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}}, left);
       const Seen seen = prefix.Of(c, w, chunk, t, sums, n);
       for (int64_t g = shared * c.Group(); g < (shared + 1) * c.Group(); g++) {
         chunk.LoadQueries(batch, g, t);

@@ -1,5 +1,6 @@
 // Native sparse attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "nsa/forward.h"
 #include "nsa/reference.h"
 #include "nsa/tables.h"
 
@@ -15,10 +16,69 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   return k;
 }
 
+constexpr int64_t kPackedRowValues[] = {16, 32, 64, 128}, kFewRowValues[] = {16, 64};
+constexpr attune_knob kPackedKnobs[] = {
+    Knob("rows", kPackedRowValues, 2, "query rows (positions times heads of a group) per tile"),
+};
+constexpr attune_knob kRowsKnobs[] = {
+    Knob("rows", kFewRowValues, 0, "query rows (positions times heads of a group) per tile"),
+};
+
+// Bytes of TileMemory, generously: R rows of queries, outputs, scores; see query_tile-inl.h. Then what is made ready.
+#define ATTUNE_NSA_TILE                                                                                        \
+  "4*$workers*(4096+32*(D+Dv+64)+(k.rows+Hq/Hkv)*(3*D+2*Dv+256+Nc+min(Nk+1," ATTUNE_NSA_BLOCKS                    \
+  ")+3*(Nk/p.cmp_stride))+8*(Nk/p.cmp_stride)+2*Nk+64)"
+#define ATTUNE_NSA_COMPRESSED "4*B*Hkv*(Nc+32)*(D+Dv+64)"
+#define ATTUNE_NSA_BLOCKS "max(p.top_n,S)"
+
+constexpr attune_kernel Packed(const char* workspace, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "keys packed once, tiles of positions with all heads of a group, scores of compressed keys kept");
+  k.knobs = Span(kPackedKnobs);
+  k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq";
+  k.workspace = workspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr attune_kernel Rows(const char* workspace, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr, "keys and values read in place");
+  k.knobs = Span(kRowsKnobs);
+  k.when = "Nq<=16";
+  k.workspace = workspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr char kForwardPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)*"
+                                  "(1+(has(k_swa)||has(v_swa)))";
+constexpr char kForwardRows[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED;
+constexpr char kStepPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)";
+
 const attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardRows, 0.3)),
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(kForwardPacked, 0.6)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardRows, 0.2)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(kForwardPacked, 0.3)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardRows, 0.08)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(kForwardPacked, 0.08)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRows, 0.3)),
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(kForwardPacked, 0.6)),
+#endif
     Reference(ReferenceForward, "8*(Nc*(D+Dv+2)+5*Nk+Dv+4)"),
 };
 const attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kForwardRows, 0.3)),
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(kStepPacked, 0.6)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kForwardRows, 0.2)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(kStepPacked, 0.3)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kForwardRows, 0.08)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(kStepPacked, 0.08)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kForwardRows, 0.3)),
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(kStepPacked, 0.6)),
+#endif
     Reference(ReferenceStep, "8*(Nc*(D+Dv+2)+5*Nk+Dv+4)"),
 };
 const attune_kernel kBackwardKernels[] = {

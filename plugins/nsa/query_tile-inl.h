@@ -72,6 +72,83 @@ struct TileMemory {
   }
 };
 
+// The part of `v` that lies in the piece from key `piece` on.
+inline KeyRange InPiece(const Range& v, int64_t piece) {
+  const int64_t last = piece + int64_t(kPieceKeys);
+  const int64_t begin = v.begin > piece ? v.begin : piece, end = v.end < last ? v.end : last;
+  return end > begin ? KeyRange{int32_t(begin - piece), int32_t(end - piece)} : KeyRange{0, 0};
+}
+
+// Which pieces of the keys the rows of a tile see, branch by branch.
+class TileWalk {
+ public:
+  TileWalk(const Problem& c, const TileMemory& w, int64_t b, int64_t head, int64_t first, int64_t count)
+      : c_(c), w_(w), b_(b), head_(head), first_(first), count_(count), rows_(count * c.Group()) {}
+
+  // Calls f(first key of a piece, first row, number of rows), the rows' keys being w.range[0, number). kSlc: the blocks
+  // must have been chosen; neighbours that share a block come together.
+  template <class F>
+  void ForEachPiece(BranchId id, F f) const {
+    if (id == kSlc) return ForEachBlock(f);
+    const Range begin = Seen(id, 0), end = Seen(id, count_ - 1);
+    Pieces(begin.begin, end.end, [&](int64_t j) {
+      for (int64_t i = 0; i < count_; i++) SetRange(i, Seen(id, i), j);
+      f(j, int64_t(0), rows_);
+    });
+  }
+
+ protected:
+  int64_t Query(int64_t r) const { return first_ + r / c_.Group(); }
+  int64_t Head(int64_t r) const { return head_ * c_.Group() + r % c_.Group(); }
+
+  template <class F>
+  static void Pieces(int64_t begin, int64_t end, F f) {
+    for (int64_t j = begin / int64_t(kPanel) * int64_t(kPanel); j < end; j += kPieceKeys) f(j);
+  }
+
+ private:
+  Range Seen(BranchId id, int64_t i) const {
+    const int64_t t = c_.Position(first_ + i);
+    return id == kCmp ? Range{0, c_.VisibleCompressed(t)} : c_.WindowTokens(t);
+  }
+  void SetRange(int64_t slot, const Range& seen, int64_t piece) const {
+    for (int64_t g = 0; g < c_.Group(); g++) w_.range[slot * c_.Group() + g] = InPiece(seen, piece);
+  }
+
+  // All blocks that any position chose, in order.
+  template <class F>
+  void ForEachBlock(F f) const {
+    const int64_t room = MostBlocks(c_);
+    for (int64_t i = 0; i < count_; i++) w_.cursor[i] = 0;
+    const auto next = [&](int64_t i) {
+      return w_.cursor[i] < w_.n_blocks[i] ? w_.blocks[i * room + w_.cursor[i]] : INT32_MAX;
+    };
+    for (;;) {
+      int32_t block = INT32_MAX;
+      for (int64_t i = 0; i < count_; i++) block = next(i) < block ? next(i) : block;
+      if (block == INT32_MAX) break;
+      for (int64_t i = 0; i < count_;) {
+        if (next(i) != block) {
+          i++;
+          continue;
+        }
+        const int64_t begin = i;
+        for (; i < count_ && next(i) == block; i++) w_.cursor[i]++;
+        const Range all = c_.BlockTokens(block, c_.Position(first_ + i - 1));  // the last one sees most
+        Pieces(all.begin, all.end, [&](int64_t j) {
+          for (int64_t k = begin; k < i; k++) SetRange(k - begin, c_.BlockTokens(block, c_.Position(first_ + k)), j);
+          f(j, begin * c_.Group(), (i - begin) * c_.Group());
+        });
+      }
+    }
+  }
+
+ protected:
+  const Problem& c_;
+  const TileMemory& w_;
+  int64_t b_, head_, first_, count_, rows_;
+};
+
 // Keys: kit::PackedKeys or kit::KeysInPlace. Compressed, of the blocks, of the window.
 template <class Keys>
 struct BranchKeys {
@@ -79,35 +156,78 @@ struct BranchKeys {
 };
 
 template <class Keys>
-class QueryTile {
+class QueryTile : public TileWalk {
  public:
   QueryTile(const Problem& c, const TileMemory& w, const BranchKeys<Keys>& keys, int64_t b, int64_t head, int64_t first,
             int64_t count)
-      : c_(c), w_(w), keys_(keys), b_(b), head_(head), first_(first), count_(count), rows_(count * c.Group()) {}
+      : TileWalk(c, w, b, head, first, count), keys_(keys) {}
 
   void Run() {
     const float scale = float(c_.scale * kLog2E);
     for (int64_t r = 0; r < rows_; r++) {
-      LoadRow(c_.q, c_.q.Offset(b_, Head(r), Query(r)), c_.D, scale, w_.q + r * w_.ld_q);
+      LoadRow(c_.q, c_.q.Offset(b_, this->Head(r), this->Query(r)), c_.D, scale, w_.q + r * w_.ld_q);
       if (c_.own_q_cmp) {
-        LoadRow(c_.q_cmp, c_.q_cmp.Offset(b_, Head(r), Query(r)), c_.D, scale, w_.q_cmp + r * w_.ld_q);
+        LoadRow(c_.q_cmp, c_.q_cmp.Offset(b_, this->Head(r), this->Query(r)), c_.D, scale, w_.q_cmp + r * w_.ld_q);
       }
     }
     memset(w_.out, 0, sizeof(float) * rows_ * w_.ld_o);
-    if (c_.Scores()) Compressed();
+    if (c_.Scores()) {
+      Compressed();
+      if (c_.use[kCmp]) CompressedValues();
+    }
     if (c_.use[kSlc]) {
       Choose();
-      Selected();
+      Attend(kSlc);
     }
-    if (c_.use[kSwa]) Window();
+    if (c_.use[kSwa]) Attend(kSwa);
     for (int64_t r = 0; r < rows_; r++) {
-      StoreRow(w_.out + r * w_.ld_o, c_.Dv, 1, c_.o, c_.o.Offset(b_, Head(r), Query(r)));
+      StoreRow(w_.out + r * w_.ld_o, c_.Dv, 1, c_.o, c_.o.Offset(b_, this->Head(r), this->Query(r)));
+    }
+  }
+
+  // Scores of all visible compressed keys, kept: softmax needs them once, the selection a second time.
+  void Compressed() {
+    const Keys& keys = keys_.of[kCmp];
+    const int64_t most = c_.VisibleCompressed(c_.Position(first_ + count_ - 1));
+    this->Pieces(0, most, [&](int64_t j) {
+      const int64_t n = most - j < int64_t(kPieceKeys) ? most - j : int64_t(kPieceKeys);
+      keys.Scores(int(rows_), w_.q_cmp, w_.ld_q, j, 0, size_t(n), w_.scores + j, w_.ld_s);
+    });
+    kit::ClearRows(Rows(w_.q_cmp, 0), size_t(rows_));
+    for (int64_t i = 0; i < count_; i++) Probabilities(i);
+  }
+
+  // The blocks of every position, given or selected.
+  void Choose() {
+    const int64_t room = MostBlocks(c_);
+    for (int64_t i = 0; i < count_; i++) {
+      int32_t* out = w_.blocks + i * room;
+      const int64_t query = first_ + i, t = c_.Position(query);
+      int64_t n = 0;
+      if (c_.indices) {
+        n = c_.GivenBlocks(b_, head_, query, out);
+      } else {
+        float least;
+        float* score = reinterpret_cast<float*>(w_.exact_score);
+        n = SelectBlocks(c_, t, w_.p + i * w_.ld_p + LeadingZeros(c_), score, out, &least);
+        if (!(least >= kLeastScore)) n = ChooseExactly(i, out);
+      }
+      w_.n_blocks[i] = int32_t(n);
+      if (!c_.indices_out) continue;
+      int32_t* row = static_cast<int32_t*>(c_.indices_out.Data()) + c_.indices_out.Offset(b_, head_, query);
+      for (int64_t s = 0; s < c_.top_n; s++) row[s * c_.indices_out.Stride(3)] = s < n ? out[s] : -1;
     }
   }
 
  private:
-  int64_t Query(int64_t r) const { return first_ + r / c_.Group(); }
-  int64_t Head(int64_t r) const { return head_ * c_.Group() + r % c_.Group(); }
+  using TileWalk::b_;
+  using TileWalk::c_;
+  using TileWalk::count_;
+  using TileWalk::first_;
+  using TileWalk::head_;
+  using TileWalk::rows_;
+  using TileWalk::w_;
+
   kit::SoftmaxRows Rows(const float* q, int64_t r) const {
     return {w_.ld_q, w_.ld_o, q + r * w_.ld_q, w_.o + r * w_.ld_o, w_.m + r, w_.sum + r * kLanes, w_.piece};
   }
@@ -116,35 +236,19 @@ class QueryTile {
     return hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
   }
 
-  // Calls f(first key of a piece, piece's keys that row 0 .. rows-1 see) over the pieces of [begin, end).
-  template <class F>
-  static void ForEachPiece(int64_t begin, int64_t end, F f) {
-    for (int64_t j = begin / int64_t(kPanel) * int64_t(kPanel); j < end; j += kPieceKeys) f(j);
-  }
-  static KeyRange InPiece(const Range& v, int64_t piece) {
-    const int64_t last = piece + int64_t(kPieceKeys);
-    const int64_t begin = v.begin > piece ? v.begin : piece, end = v.end < last ? v.end : last;
-    return end > begin ? KeyRange{int32_t(begin - piece), int32_t(end - piece)} : KeyRange{0, 0};
-  }
-
-  // Scores of all visible compressed keys, kept: softmax needs them once, the selection a second time.
-  void Compressed() {
-    const Keys& keys = keys_.of[kCmp];
-    const int64_t most = c_.VisibleCompressed(c_.Position(first_ + count_ - 1));
-    ForEachPiece(0, most, [&](int64_t j) {
-      const int64_t n = most - j < int64_t(kPieceKeys) ? most - j : int64_t(kPieceKeys);
-      keys.Scores(int(rows_), w_.q_cmp, w_.ld_q, j, 0, size_t(n), w_.scores + j, w_.ld_s);
-    });
-    kit::ClearRows(Rows(w_.q_cmp, 0), size_t(rows_));
-    for (int64_t i = 0; i < count_; i++) Probabilities(i);
-    if (!c_.use[kCmp]) return;
-    ForEachPiece(0, most, [&](int64_t j) {
-      for (int64_t r = 0; r < rows_; r++) {
-        w_.range[r] = InPiece({0, c_.VisibleCompressed(c_.Position(Query(r)))}, j);
-      }
-      kit::AddRanges(keys, j, size_t(rows_), w_.range, w_.scores + j, w_.ld_s, w_.o, w_.ld_o);
+  void CompressedValues() {
+    this->ForEachPiece(kCmp, [&](int64_t j, int64_t, int64_t) {
+      kit::AddRanges(keys_.of[kCmp], j, size_t(rows_), w_.range, w_.scores + j, w_.ld_s, w_.o, w_.ld_o);
     });
     Finish(kCmp);
+  }
+
+  void Attend(BranchId id) {
+    kit::ClearRows(Rows(w_.q, 0), size_t(rows_));
+    this->ForEachPiece(id, [&](int64_t j, int64_t r, int64_t n) {
+      kit::AttendPiece(keys_.of[id], j, Rows(w_.q, r), size_t(n), w_.range);
+    });
+    Finish(id);
   }
 
   // Scores of position i become weights; if blocks are to be selected its group's probabilities are added up.
@@ -176,35 +280,13 @@ class QueryTile {
     }
   }
 
-  // The blocks of every position, given or selected.
-  void Choose() {
-    const int64_t room = MostBlocks(c_);
-    for (int64_t i = 0; i < count_; i++) {
-      int32_t* out = w_.blocks + i * room;
-      const int64_t query = first_ + i, t = c_.Position(query);
-      int64_t n = 0;
-      if (c_.indices) {
-        n = c_.GivenBlocks(b_, head_, query, out);
-      } else {
-        float least;
-        float* score = reinterpret_cast<float*>(w_.exact_score);
-        n = SelectBlocks(c_, t, w_.p + i * w_.ld_p + LeadingZeros(c_), score, out, &least);
-        if (!(least >= kLeastScore)) n = ChooseExactly(i, out);
-      }
-      w_.n_blocks[i] = int32_t(n);
-      if (!c_.indices_out) continue;
-      int32_t* row = static_cast<int32_t*>(c_.indices_out.Data()) + c_.indices_out.Offset(b_, head_, query);
-      for (int64_t s = 0; s < c_.top_n; s++) row[s * c_.indices_out.Stride(3)] = s < n ? out[s] : -1;
-    }
-  }
-
   // Where even chosen blocks have probabilities that vanish in f32: the same from the scores, which are computed again,
   // in double.
   HWY_NOINLINE int64_t ChooseExactly(int64_t i, int32_t* out) {
     const int64_t t = c_.Position(first_ + i), visible = c_.VisibleCompressed(t);
     float* s = w_.scores;
     const float* q = w_.q_cmp + i * c_.Group() * w_.ld_q;
-    ForEachPiece(0, visible, [&](int64_t j) {
+    this->Pieces(0, visible, [&](int64_t j) {
       const int64_t n = visible - j < int64_t(kPieceKeys) ? visible - j : int64_t(kPieceKeys);
       keys_.of[kCmp].Scores(int(c_.Group()), q, w_.ld_q, j, 0, size_t(n), s + j, w_.ld_s);
     });
@@ -220,54 +302,11 @@ class QueryTile {
     return SelectBlocks(c_, t, static_cast<const double*>(p), w_.exact_score, out, &least);
   }
 
-  // All blocks that any position chose, in order; neighbours that share one share its keys.
-  void Selected() {
-    kit::ClearRows(Rows(w_.q, 0), size_t(rows_));
-    const int64_t room = MostBlocks(c_), group = c_.Group();
-    for (int64_t i = 0; i < count_; i++) w_.cursor[i] = 0;
-    const auto next = [&](int64_t i) {
-      return w_.cursor[i] < w_.n_blocks[i] ? w_.blocks[i * room + w_.cursor[i]] : INT32_MAX;
-    };
-    for (;;) {
-      int32_t block = INT32_MAX;
-      for (int64_t i = 0; i < count_; i++) block = next(i) < block ? next(i) : block;
-      if (block == INT32_MAX) break;
-      for (int64_t i = 0; i < count_;) {
-        if (next(i) != block) {
-          i++;
-          continue;
-        }
-        const int64_t begin = i;
-        for (; i < count_ && next(i) == block; i++) w_.cursor[i]++;
-        const Range all = c_.BlockTokens(block, c_.Position(first_ + i - 1));  // the last one sees most
-        ForEachPiece(all.begin, all.end, [&](int64_t j) {
-          for (int64_t k = begin; k < i; k++) {
-            const KeyRange v = InPiece(c_.BlockTokens(block, c_.Position(first_ + k)), j);
-            for (int64_t g = 0; g < group; g++) w_.range[(k - begin) * group + g] = v;
-          }
-          kit::AttendPiece(keys_.of[kSlc], j, Rows(w_.q, begin * group), size_t((i - begin) * group), w_.range);
-        });
-      }
-    }
-    Finish(kSlc);
-  }
-
-  void Window() {
-    kit::ClearRows(Rows(w_.q, 0), size_t(rows_));
-    const int64_t begin = c_.WindowTokens(c_.Position(first_)).begin;
-    const int64_t end = c_.WindowTokens(c_.Position(first_ + count_ - 1)).end;
-    ForEachPiece(begin, end, [&](int64_t j) {
-      for (int64_t r = 0; r < rows_; r++) w_.range[r] = InPiece(c_.WindowTokens(c_.Position(Query(r))), j);
-      kit::AttendPiece(keys_.of[kSwa], j, Rows(w_.q, 0), size_t(rows_), w_.range);
-    });
-    Finish(kSwa);
-  }
-
   // Normalises the rows of a branch, stores what is asked for and adds them to the result.
   HWY_NOINLINE void Finish(BranchId id) {
     const hn::ScalableTag<float> d;
     for (int64_t r = 0; r < rows_; r++) {
-      const int64_t h = Head(r), i = Query(r);
+      const int64_t h = this->Head(r), i = this->Query(r);
       const float total = Total(r), inverse = total == 0 ? 0 : 1 / total;
       float *o = w_.o + r * w_.ld_o, *out = w_.out + r * w_.ld_o;
       if (c_.lse[id]) c_.lse[id].Put(total == 0 ? -INFINITY : w_.m[r] * kLn2 + log(double(total)), b_, h, i);
@@ -280,10 +319,7 @@ class QueryTile {
     }
   }
 
-  const Problem& c_;
-  const TileMemory& w_;
   const BranchKeys<Keys>& keys_;
-  int64_t b_, head_, first_, count_, rows_;
 };
 
 #endif  // ATTUNE_ISA

@@ -47,7 +47,7 @@ HWY_NOINLINE void CompressRow(const Problem& c, const Compression& x, int64_t b,
                               float* token, float* out) {
   const size_t n = size_t(x.width);
   if (entry < x.n_known) return LoadRow(x.known, x.known.Offset(b, head, entry), n, 1, out);
-  memset(out, 0, sizeof(float) * (n + 31) / 32 * 32);
+  memset(out, 0, sizeof(float) * ((n + 31) / 32 * 32));
   for (int64_t m = 0; m < c.l; m++) {
     const int64_t at = x.source.Offset(b, head, entry * c.d + m);
     if (c.mode == kLinear) {

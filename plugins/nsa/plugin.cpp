@@ -1,5 +1,6 @@
 // Native sparse attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "nsa/backward.h"
 #include "nsa/forward.h"
 #include "nsa/reference.h"
 #include "nsa/tables.h"
@@ -81,7 +82,31 @@ const attune_kernel kStepKernels[] = {
 #endif
     Reference(ReferenceStep, "8*(Nc*(D+Dv+2)+5*Nk+Dv+4)"),
 };
+constexpr int64_t kBackwardRowValues[] = {32, 64};
+constexpr attune_knob kBackwardKnobs[] = {
+    Knob("rows", kBackwardRowValues, 1, "query rows (positions times heads of a group) per tile"),
+};
+constexpr char kBackwardWorkspace[] =
+    "4*B*Hkv*((Nc+Nk*(1+(has(k_swa)||has(v_swa)))+400)*(3*D+2*Dv+96)+Nq*Hq/Hkv*(2*D+Dv+112)+64+"
+    "Nq*(2*min(Nk+1," ATTUNE_NSA_BLOCKS ")+2)+Nk+256)+" ATTUNE_NSA_TILE
+    "+4*$workers*(16384+96*(D+Dv+64)+2*(k.rows+Hq/Hkv)*(D+32)+(p.cmp_mode!=mean||has(pe_k_cmp)||has(pe_v_cmp))*"
+    "(max(D,Dv)+36)*(max(D,Dv)+36))";
+constexpr attune_kernel Backward(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "queries in tiles, then keys in pieces with the queries that chose them; scores made again");
+  k.knobs = Span(kBackwardKnobs);
+  k.workspace = kBackwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
 const attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.5)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.25)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.07)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.5)),
+#endif
     Reference(ReferenceBackward,
               "8*(Nc*(2*(D+Dv)+3)+Nk*(2*(D+Dv)+6)+2*(D+Dv)+4+p.cmp_block*(has(w_k_cmp)*(1+(p.cmp_mode==linear)*D*D)+"
               "has(w_v_cmp)*(1+(p.cmp_mode==linear)*Dv*Dv)+has(pe_k_cmp)*D+has(pe_v_cmp)*Dv))"),

@@ -27,8 +27,9 @@ inline size_t PadTo32(int64_t n) {
 }
 // Positions of a tile for a wanted number of rows.
 inline int64_t TilePositions(const Problem& c, int64_t rows) {
-  const int64_t n = rows / c.Group();
-  return n < 1 ? 1 : n > c.Nq ? c.Nq : n;
+  const int64_t n = rows / (c.Group() > 0 ? c.Group() : 1);
+  const int64_t most = n < c.Nq ? n : c.Nq;
+  return most > 1 ? most : 1;
 }
 // Most blocks that a query can have.
 inline int64_t MostBlocks(const Problem& c) {

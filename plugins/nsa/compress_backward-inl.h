@@ -44,7 +44,7 @@ HWY_INLINE void AddTokenGradient(const Problem& c, const Compression& x, int64_t
 }
 
 // out += the gradient of one token of the compression's source.
-HWY_NOINLINE void AddSourceGradient(const Problem& c, const Compression& x, const CompressedGradients& g, int64_t b,
+HWY_NOINLINE inline void AddSourceGradient(const Problem& c, const Compression& x, const CompressedGradients& g, int64_t b,
                                     int64_t head, int64_t token, float* buffer, float* out) {
   const int64_t first = token < c.l ? 0 : (token - c.l) / c.d + 1, last = token / c.d < c.Nc ? token / c.d : c.Nc - 1;
   for (int64_t entry = first; entry <= last; entry++) {
@@ -54,7 +54,7 @@ HWY_NOINLINE void AddSourceGradient(const Problem& c, const Compression& x, cons
 
 // Gradients of the weights and positions of token m of the windows of one kv head, over the batch. scratch:
 // (width + 4) * ld floats.
-HWY_NOINLINE void StoreWeightGradients(const Problem& c, const Compression& x, const CompressedGradients& g,
+HWY_NOINLINE inline void StoreWeightGradients(const Problem& c, const Compression& x, const CompressedGradients& g,
                                        int64_t head, int64_t m, float* scratch, const View& d_weight,
                                        const View& d_position) {
   const size_t n = size_t(x.width), ld = (n + 31) / 32 * 32;

@@ -57,7 +57,7 @@ HWY_INLINE void PackPanels(int64_t first, int64_t n, size_t depth, float* rows, 
   }
 }
 
-HWY_NOINLINE void PackTokens(const View& k, const View& v, int64_t b, int64_t head, int64_t first, int64_t n, size_t depth,
+HWY_NOINLINE inline void PackTokens(const View& k, const View& v, int64_t b, int64_t head, int64_t first, int64_t n, size_t depth,
                              size_t width, float* rows, const Prepared& to) {
   PackPanels(first, n, depth, rows, to.keys,
              [&](int64_t j, float* row) { LoadRow(k, k.Offset(b, head, j), depth, 1, row); });

@@ -86,11 +86,10 @@ constexpr int64_t kBackwardRowValues[] = {32, 64};
 constexpr attune_knob kBackwardKnobs[] = {
     Knob("rows", kBackwardRowValues, 1, "query rows (positions times heads of a group) per tile"),
 };
+// Generous: the heads' memory of backward.cpp, then the workers' scratch. An expression has at most 256 characters.
 constexpr char kBackwardWorkspace[] =
-    "4*B*Hkv*((Nc+Nk*(1+(has(k_swa)||has(v_swa)))+400)*(3*D+2*Dv+96)+Nq*Hq/Hkv*(2*D+Dv+112)+64+"
-    "Nq*(2*min(Nk+1," ATTUNE_NSA_BLOCKS ")+2)+Nk+256)+" ATTUNE_NSA_TILE
-    "+4*$workers*(16384+96*(D+Dv+64)+2*(k.rows+Hq/Hkv)*(D+32)+(p.cmp_mode!=mean||has(pe_k_cmp)||has(pe_v_cmp))*"
-    "(max(D,Dv)+36)*(max(D,Dv)+36))";
+    "4*(B*Hkv*((Nc+Nk*(1+has(k_swa)+has(v_swa))+400)*(3*D+2*Dv+98)+Nq*(Hq/Hkv*(2*D+Dv+112)+2*min(Nk+3,max(p.top_n,S))+2))+"
+    "$workers*((k.rows+Hq/Hkv+96)*(5*D+2*Dv+400+Nc+min(Nk,max(p.top_n,S))+9*Nk/p.cmp_stride)+2*Nk+(D+Dv+36)*(D+Dv+36)))";
 constexpr attune_kernel Backward(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "queries in tiles, then keys in pieces with the queries that chose them; scores made again");

@@ -117,8 +117,15 @@ private final class BareKernel {
     error = .allocate(capacity: 1)
     error.initialize(to: attune_error())
     error.pointee.struct_size = UInt32(MemoryLayout<attune_error>.size)
+    // The plan's knobs, which sized the workspace; not the defaults.
+    var chosen: [Substring: Int64] = [:]
+    for item in info.knobs.split(separator: ",") {
+      let pair = item.split(separator: "=")
+      if pair.count == 2 { chosen[pair[0]] = Int64(pair[1]) }
+    }
     for (i, knob) in kernel.spec.knobs.enumerated() {
-      (knobs + i).initialize(to: knob.values.indices.contains(knob.def) ? knob.values[knob.def] : 0)
+      guard let value = chosen[knob.name[...]] else { throw Failure("the plan does not tell knob \(knob.name)") }
+      knobs[i] = value
     }
     for (name, tensor) in plan.tensors {
       guard let t = shapes.entry.tensorIndex(name) else { continue }

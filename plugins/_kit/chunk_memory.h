@@ -24,7 +24,8 @@ class Ahead {
   void Clear() { count_ = at_ = row_ = line_ = 0; }
   // `rows` rows of `bytes` bytes, `step` bytes apart. At most kRanges ranges.
   void Add(const void* first, ptrdiff_t step, size_t rows, size_t bytes) {
-    if (first && rows && bytes && count_ < kRanges) ranges_[count_++] = {static_cast<const char*>(first), step, rows, bytes};
+    if (!first || rows == 0 || bytes == 0 || count_ == kRanges) return;
+    ranges_[count_++] = {static_cast<const char*>(first), step, rows, bytes};
   }
   void Fetch() {
     for (int i = 0; i < kLines && at_ < count_; i++) {

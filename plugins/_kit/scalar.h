@@ -101,8 +101,8 @@ inline void StoreScalar(void* data, int64_t index, int dtype, double x) {
 }
 
 // A strided tensor read by index. Missing trailing indices are 0; an extent of 1 broadcasts (its stride
-// counts as 0). The tensor may be absent: then it is false and must not be read. Borrows the tensor's shape and is cheap
-// to make: a small call makes one of each argument.
+// counts as 0). The tensor may be absent: then it is false and must not be read. Borrows the tensor's shape and is
+// cheap to make: a small call makes one of each argument.
 class View {
  public:
   View() = default;

@@ -67,8 +67,8 @@ HWY_INLINE void TileRows(int rows, size_t depth, const float* a, size_t lda, con
   if constexpr (kRows > 1) TileRows<kVectors, kAdd, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
 }
 
-// C[rows x columns] += A B for 1 <= rows <= kRows and columns a multiple of kLanes. Few rows take many columns at a time,
-// so that enough sums are under way, and so that rows of B, which may lie in memory, are read in long pieces.
+// C[rows x columns] += A B for 1 <= rows <= kRows and columns a multiple of kLanes. Few rows take many columns at a
+// time, so that enough sums are under way, and so that rows of B, which may lie in memory, are read in long pieces.
 template <int kRows = kTileRows, class T>
 HWY_INLINE void TileColumns(int rows, size_t columns, size_t depth, const float* a, size_t lda, const T* b, size_t ldb,
                             float* c, size_t ldc) {

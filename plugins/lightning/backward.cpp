@@ -21,7 +21,8 @@ class Scratch {
  public:
   Scratch(const attune_exec& x, const Problem& p)
       : rows(size_t(x.knobs[kChunk])), D_(size_t(p.D)), Dv_(size_t(p.Dv)),
-        state_(attune_kit::ChunkStride(D_) * attune_kit::ChunkStride(Dv_)), head_(state_ + 2 * Decay::Floats(rows) + 64) {
+        state_(attune_kit::ChunkStride(D_) * attune_kit::ChunkStride(Dv_)),
+        head_(state_ + 2 * Decay::Floats(rows) + 64) {
     const size_t heads = size_t(std::max<int64_t>(2, p.Group()));
     const size_t chunk = ChunkMemory::Floats(rows, std::max(D_, Dv_), std::min(D_, Dv_));
     chunk_ = static_cast<float*>(x.workspace) + x.worker * (chunk + heads * head_);

@@ -59,7 +59,9 @@ struct Split {
     length = (chunks + segments - 1) / segments * chunk;
     scratch = states + size_t(p.sequences * p.Hq * segments) * state_floats;
   }
-  float* State(int64_t head, int64_t segment) const { return states + size_t(head * segments + segment) * state_floats; }
+  float* State(int64_t head, int64_t segment) const {
+    return states + size_t(head * segments + segment) * state_floats;
+  }
   int64_t Begin(int64_t segment) const { return std::min(segment * length, p.N); }
   int64_t Tokens(int64_t segment) const { return Begin(segment + 1) - Begin(segment); }
 

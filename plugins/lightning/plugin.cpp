@@ -115,7 +115,8 @@ constexpr attune_entry kEntries[] = {
 
 constexpr attune_op kOps[] = {
     Op(ATTUNE_FOLDER, {1, 0, 0, 0}, "Lightning attention",
-       "Causal linear attention with a fixed decay per head; constant state.", "arXiv:2401.04658, 2405.17381, 2501.08313",
+       "Causal linear attention with a fixed decay per head; constant state.",
+       "arXiv:2401.04658, 2405.17381, 2501.08313",
        Span(kParams), Span(kEntries), Span(kPresets), Span(kTolerances)),
 };
 constexpr attune_plugin kPlugin = Plugin("org.attune." ATTUNE_FOLDER, {1, 0, 0, 0}, Span(kOps));

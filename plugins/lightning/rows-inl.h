@@ -93,7 +93,8 @@ struct StateRows {
     const size_t ld = attune_kit::ChunkStride(columns);
     double sum = 0;
     for (size_t d = 0; data && d < rows; d++) {
-      for (size_t e = 0; e < columns; e++) sum += double(data[int64_t(d) * row + int64_t(e) * column]) * other[d * ld + e];
+      const float* own = data + int64_t(d) * row;
+      for (size_t e = 0; e < columns; e++) sum += double(own[int64_t(e) * column]) * other[d * ld + e];
     }
     return sum;
   }

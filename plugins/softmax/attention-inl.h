@@ -27,8 +27,8 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 // come from the second. A multiple of kTileRows.
 constexpr size_t kBlockRows = 4 * kTileRows;
 
-// One worker's slice of the workspace, for tiles of `queries` rows and `keys` keys. kScratchBytes in plugin.cpp reserves
-// exactly this.
+// One worker's slice of the workspace, for tiles of `queries` rows and `keys` keys. Its size is what
+// ATTUNE_SOFTMAX_SCRATCH in plugin.cpp says.
 struct Scratch {
   size_t ld_q, ld_o, ld_s;  // row lengths in floats
   float *q, *o;             // query rows and outputs

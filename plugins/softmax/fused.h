@@ -10,8 +10,8 @@ namespace softmax {
 // Fused: keys and values are packed, for many rows. Task = (sequence, kv head, tile of query rows).
 enum FusedKnob { kQueryRows, kKeyRows };
 constexpr int64_t kMaxQueryRows = 512;  // largest value of the first
-// Rows: keys and values are read in place, for few rows; no codes. Called once, shares out its work itself: long keys are
-// cut into chunks whose results are merged.
+// Rows: keys and values are read in place, for few rows; no codes. Called once, shares out its work itself: long keys
+// are cut into chunks whose results are merged.
 enum RowsKnob { kRowsKeyRows, kRowsChunk };
 constexpr int64_t kFewRows = 32;  // of a tile
 

@@ -16,19 +16,19 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
   k.tasks = "B*Hq";
   k.workspace = workspace;
-  k.efficiency = 0.004;
+  k.efficiency = 0.04;
   return k;
 }
 
 constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256, 512}, kKeyRowValues[] = {64, 128, 256};
-constexpr int64_t kChunkValues[] = {512, 2048};
+constexpr int64_t kChunkValues[] = {64, 512, 2048};
 constexpr attune_knob kFusedKnobs[] = {
     Knob("bq", kQueryRowValues, 3, "query rows (queries times heads of a group) per task"),
-    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("bk", kKeyRowValues, 2, "keys per tile"),
 };
 constexpr attune_knob kRowsKnobs[] = {
-    Knob("bk", kKeyRowValues, 0, "keys per tile"),
-    Knob("chunk", kChunkValues, 0, "keys per piece of work"),
+    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("chunk", kChunkValues, 1, "keys per piece of work"),
 };
 
 // Scratch of each worker for tiles of ROWS query rows; see attention-inl.h.
@@ -43,12 +43,16 @@ constexpr char kStepRowsWorkspace[] = ATTUNE_SOFTMAX_SCRATCH("32") "+4*B*Hq*Nq" 
 #undef ATTUNE_SOFTMAX_SCRATCH
 #undef ATTUNE_SOFTMAX_PARTS
 
-constexpr attune_kernel Fused(const char* tasks, double efficiency) {
+constexpr attune_kernel Fused(const char* tasks, const char* bytes, double efficiency) {
   attune_kernel k =
       Kernel("", ATTUNE_INVARIANT, nullptr, "packed tiles of keys, register-tile products, online softmax");
   k.knobs = Span(kFusedKnobs);
-  k.knob_when = "k.bq<=32||k.bq<2*Hq/Hkv*Nq";
+  // No tile much larger than what there is, and some tasks to share.
+  k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bq<=64||4*k.bq<=B*Hq*Nq)&&(k.bk<=64||k.bk<2*Nk)";
   k.tasks = tasks;
+  // Packing a tile of keys costs what about 12 rows cost.
+  k.flops = "2*B*Hkv*(Hq/Hkv*Nq+12*cdiv(Hq/Hkv*Nq,256))*Nk*(D+Dv)/(1+p.causal)";
+  k.bytes = bytes;
   k.workspace = kFusedWorkspace;
   k.efficiency = efficiency;
   return k;
@@ -65,6 +69,13 @@ constexpr attune_kernel Rows(const char* workspace, const char* when, double eff
 // Few rows per kv head, and no codes.
 constexpr char kForwardRowsWhen[] = "Hq/Hkv*Nq<=32&&dt(k)<u8&&dt(k_pages)<u8", kStepRowsWhen[] = "Hq/Hkv*Nq<=32";
 constexpr char kForwardTasks[] = "(p.layout==bhnd)*B*Hkv*cdiv(Hq/Hkv*Nq,k.bq)+(p.layout!=bhnd)*Hkv*(Hq/Hkv*Tq/k.bq+B)";
+// Tensors once, and something for the packed copies, so that of two kernels that wait for memory the one without copies
+// is preferred.
+constexpr char kForwardFusedBytes[] =
+    "bytes(q)+bytes(k)+bytes(v)+bytes(k_pages)+bytes(v_pages)+bytes(mask)+bytes(bias)+4*B*Hq*Nq*Dv+B*Hkv*Nk*(D+Dv)";
+constexpr char kStepFusedBytes[] =
+    "bytes(q)+bytes(mask)+bytes(bias)+2*(bytes(k)+bytes(v)+bytes(k_cache_state)+bytes(v_cache_state))+4*B*Hq*Nq*Dv+"
+    "B*Hkv*Nk*(D+Dv)";
 // At least one per kv head, which writes the cache.
 constexpr char kStepTasks[] = "B*Hkv*max(1,cdiv(Hq/Hkv*Nq,k.bq))";
 
@@ -77,7 +88,7 @@ constexpr attune_kernel NativeKernel(attune_native_fn native) {
   k.args = Span(kNativeRowsArgs);
   k.when = kNativeRowsWhen;
   k.tasks = "B*Hq";
-  k.efficiency = 0.03;
+  k.efficiency = 0.25;
   return k;
 }
 
@@ -122,15 +133,15 @@ constexpr attune_entry BackwardEntry(attune_span kernels) {
 // Not constexpr only because of the cast; constant data all the same.
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.45)),
-    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, 0.8)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.25)),
-    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, 0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.1)),
-    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, 0.1)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.55)),
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.7)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.6)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.65)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.95)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.9)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.45)),
-    OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, 0.8)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.55)),
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.7)),
 #endif
     NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
     Reference(ReferenceForward, "8*$workers*(max(Nk,dim(k,0))+Dv)"),
@@ -154,15 +165,15 @@ constexpr attune_kernel kBackwardKernels[] = {
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.45)),
-    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, 0.8)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.25)),
-    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, 0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.1)),
-    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, 0.1)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.55)),
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.7)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.6)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.65)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.95)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.9)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.45)),
-    OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, 0.8)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.55)),
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.7)),
 #endif
     Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),
 };

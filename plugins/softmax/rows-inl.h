@@ -50,8 +50,8 @@ HWY_INLINE void WithRow(const Problem& c, const Sequence& s, int64_t head, int64
 
 // Keys [first, last) as panels: panel p holds keys first + p*kPanel ..., its row d their component d. Missing keys of
 // the last panel are 0. `rows`: kPanel rows of `ld` floats; `zero`: a row of zeros.
-inline HWY_NOINLINE void PackKeys(const Problem& c, const Sequence& s, int64_t head, int64_t first, int64_t last, size_t ld,
-                           float* rows, const float* zero, float* panels) {
+inline HWY_NOINLINE void PackKeys(const Problem& c, const Sequence& s, int64_t head, int64_t first, int64_t last,
+                                  size_t ld, float* rows, const float* zero, float* panels) {
   for (int64_t j = first; j < last; j += kPanel, panels += kPanel * c.D) {
     const float* pointers[kPanel];
     for (size_t r = 0; r < kPanel; r++) {
@@ -75,7 +75,7 @@ inline HWY_NOINLINE void PackKeys(const Problem& c, const Sequence& s, int64_t h
 // Values [first, last) as panels of columns: panel p holds columns p*kPanel ..., its row j the value first + j. Panels
 // are panel_rows * kPanel floats apart.
 inline HWY_NOINLINE void PackValues(const Problem& c, const Sequence& s, int64_t head, int64_t first, int64_t last,
-                             size_t panel_rows, float* buffer, float* panels) {
+                                    size_t panel_rows, float* buffer, float* panels) {
   const size_t width = c.Dv;
   for (int64_t j = first; j < last; j++, panels += kPanel) {
     WithRow(c, s, head, j, c.v, c.v_scale, c.v_zero, width, buffer, [&](const auto* p) {

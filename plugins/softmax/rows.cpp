@@ -15,8 +15,8 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-// One call. Its pieces of work are (tile of rows, kv head, chunk of keys); a second phase merges the chunks of a tile in
-// order. Chunks depend on the problem alone, so the number of threads changes no bits.
+// One call. Its pieces of work are (tile of rows, kv head, chunk of keys); a second phase merges the chunks of a tile
+// in order. Chunks depend on the problem alone, so the number of threads changes no bits.
 class RowsCall {
  public:
   RowsCall(const attune_exec& x, const Problem& c, bool step) : x_(x), c_(c), step_(step) {
@@ -58,7 +58,7 @@ class RowsCall {
   // The saved state of a tile's first row over one chunk; further rows are Distance apart.
   float* Part(const Scratch& w, const RowTile& t, int64_t head, int64_t chunk, size_t size) const {
     const int64_t before = c_.layout == kBhnd ? t.s.b * t.s.nq : t.s.q_begin;
-    const int64_t row = head * (rows_) + before * c_.Group() + t.first;
+    const int64_t row = head * rows_ + before * c_.Group() + t.first;
     return w.end + (row * chunks_ + chunk) * size;
   }
 

@@ -23,7 +23,7 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
 
 constexpr int64_t kChunkValues[] = {32, 64, 128}, kSplitValues[] = {1, 8, 32};
 constexpr attune_knob kChunkedKnobs[] = {
-    Knob("chunk", kChunkValues, 1, "tokens per tile"),
+    Knob("chunk", kChunkValues, 0, "tokens per tile"),
     Knob("split", kSplitValues, 1, "pieces that the tokens of all kv heads are cut into, if there are that few heads"),
 };
 constexpr attune_kernel Chunked(const char* workspace, double efficiency) {

@@ -1,5 +1,5 @@
-// Attention of rows of queries over chosen pieces of the keys: which pieces is the caller's business (selected blocks, a
-// window, all of them); this walks one piece at a time with an online softmax. Scores are in units of log2.
+// Attention of rows of queries over chosen pieces of the keys: which pieces is the caller's business (selected blocks,
+// a window, all of them); this takes in one piece at a time with an online softmax. Scores are in units of log2.
 //
 // Keys are a class with
 //   void Scores(int rows, const float* q, size_t ld_q, int64_t first, size_t begin, size_t end, float* s, size_t ld_s)

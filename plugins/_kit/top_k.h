@@ -36,8 +36,8 @@ inline void SortAscending(int32_t* x, size_t n) {
   }
 }
 
-// Writes the indices of the k best of score[0, n) to `chosen`, ascending; all of them when k >= n. Returns their number,
-// min(k, n); for n > 0 and k > 0 `*worst`, if wanted, is the index that lost last: the worst chosen one. Indices are in
+// Writes the indices of the k best of score[0, n) to `chosen`, ascending; all of them when k >= n. Returns their
+// number, min(k, n). If that is not 0, `*worst`, when wanted, becomes the index of the worst chosen one. Indices are in
 // range and distinct whatever the scores are. Time about n + k log k log(n/k) for scores in random order.
 template <class T>
 inline size_t TopK(const T* score, size_t n, size_t k, int32_t* chosen, int32_t* worst = nullptr) {

@@ -50,7 +50,7 @@ class Backward {
     q_ = take(rows * ld_k_), q_cmp_ = c.own_q_cmp ? take(rows * ld_k_) : q_, d_o_ = take(rows * ld_v_);
     for (int id = 0; id < kBranches; id++) lse_[id] = take(rows), delta_[id] = take(rows), gate_[id] = take(rows);
     blocks_ = take(size_t(c.Nq * room_)), n_blocks_ = take(size_t(c.Nq));
-    chosen_by_ = take(size_t(c.Nq * room_)), block_begin_ = take(room_ > 0 ? size_t(c.Nk / c.block + 3) : 0);
+    chosen_by_ = take(size_t(c.Nq * room_)), block_begin_ = take(c.use[kSlc] ? size_t(c.Nk / c.block + 3) : 0);
     per_head_ = at;
     heads_ = static_cast<float*>(x.workspace), scratch_ = heads_ + heads * per_head_;
     const size_t tile = TileMemory::Make(c, positions_, nullptr, nullptr) + kit::kPieceFloats +

@@ -106,8 +106,8 @@ void Store(const View& out, int64_t b, int64_t head, const double* rows, int64_t
 }
 
 // Where several branches use the same tensor its gradient is their sum: the branches' sums are added into the first.
-void StoreTokens(const Problem& c, const Compression& x, int64_t b, int64_t head, double* const* sums, double* dw, double* dpe, const View& d_token, const View& d_window,
-                 const View& d_source, const View& d_known) {
+void StoreTokens(const Problem& c, const Compression& x, int64_t b, int64_t head, double* const* sums, double* dw,
+                 double* dpe, const View& d_token, const View& d_window, const View& d_source, const View& d_known) {
   const int64_t size = c.Nk * x.width;
   double *token = sums[kSlc], *window = sums[kSwa];
   if (!x.own_window) {

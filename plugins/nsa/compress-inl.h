@@ -44,7 +44,7 @@ HWY_INLINE void AddRow(const View& t, int64_t offset, size_t n, float factor, fl
 
 // out[0, width) = entry `entry` of the compression; room for a multiple of 32. `token` is scratch of the same size.
 HWY_NOINLINE inline void CompressRow(const Problem& c, const Compression& x, int64_t b, int64_t head, int64_t entry,
-                              float* token, float* out) {
+                                     float* token, float* out) {
   const size_t n = size_t(x.width);
   if (entry < x.n_known) return LoadRow(x.known, x.known.Offset(b, head, entry), n, 1, out);
   memset(out, 0, sizeof(float) * ((n + 31) / 32 * 32));

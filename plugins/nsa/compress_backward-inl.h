@@ -44,8 +44,8 @@ HWY_INLINE void AddTokenGradient(const Problem& c, const Compression& x, int64_t
 }
 
 // out += the gradient of one token of the compression's source.
-HWY_NOINLINE inline void AddSourceGradient(const Problem& c, const Compression& x, const CompressedGradients& g, int64_t b,
-                                    int64_t head, int64_t token, float* buffer, float* out) {
+HWY_NOINLINE inline void AddSourceGradient(const Problem& c, const Compression& x, const CompressedGradients& g,
+                                           int64_t b, int64_t head, int64_t token, float* buffer, float* out) {
   const int64_t first = token < c.l ? 0 : (token - c.l) / c.d + 1, last = token / c.d < c.Nc ? token / c.d : c.Nc - 1;
   for (int64_t entry = first; entry <= last; entry++) {
     AddTokenGradient(c, x, head, token - entry * c.d, g.Row(c, b, head, entry), g.factor, buffer, out);
@@ -55,8 +55,8 @@ HWY_NOINLINE inline void AddSourceGradient(const Problem& c, const Compression& 
 // Gradients of the weights and positions of token m of the windows of one kv head, over the batch. scratch:
 // (width + 4) * ld floats.
 HWY_NOINLINE inline void StoreWeightGradients(const Problem& c, const Compression& x, const CompressedGradients& g,
-                                       int64_t head, int64_t m, float* scratch, const View& d_weight,
-                                       const View& d_position) {
+                                              int64_t head, int64_t m, float* scratch, const View& d_weight,
+                                              const View& d_position) {
   const size_t n = size_t(x.width), ld = (n + 31) / 32 * 32;
   float *token = scratch, *total = token + ld, *row = total + ld, *buffer = row + ld, *sums = buffer + ld;
   memset(total, 0, sizeof(float) * 2 * ld);

@@ -14,12 +14,12 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-// Phases: caches (step); keys made ready, the compressed ones first of all; tiles of queries. What a task writes depends
-// on sizes and knobs alone.
+// Phases: caches (step); keys made ready; tiles of queries. What a task writes depends on sizes and knobs alone.
 template <bool kPacked>
 class Forward {
  public:
-  Forward(const attune_exec& x, const Problem& c) : x_(x), c_(c), positions_(TilePositions(c, x.knobs[kTileRowsWanted])) {
+  Forward(const attune_exec& x, const Problem& c)
+      : x_(x), c_(c), positions_(TilePositions(c, x.knobs[kTileRowsWanted])) {
     const int64_t heads = c.B * c.Hkv;
     float* at = static_cast<float*>(x.workspace);
     const auto take = [&](int64_t rows, size_t row) {
@@ -32,7 +32,8 @@ class Forward {
     compress_v_ = c.use[kCmp] || c.v_cmp_out || c.v_state_out;
     // In place only those compressed keys are made that do not exist yet.
     first_made_ = kPacked ? 0 : c.key.n_known;
-    made_[kCmp] = {take(compress_k_ ? c.Nc - first_made_ : 0, ld_k_), take(compress_v_ ? c.Nc - first_made_ : 0, ld_v_)};
+    const int64_t missing = c.Nc - first_made_;
+    made_[kCmp] = {take(compress_k_ ? missing : 0, ld_k_), take(compress_v_ ? missing : 0, ld_v_)};
     own_window_ = c.use[kSwa] && (c.key.own_window || c.value.own_window);
     const bool tokens = kPacked && (c.use[kSlc] || (c.use[kSwa] && !own_window_));
     made_[kSlc] = {take(tokens ? c.Nk : 0, ld_k_), take(tokens ? c.Nk : 0, ld_v_)};
@@ -56,7 +57,8 @@ class Forward {
       status = Parallel(x_, heads, [&](int64_t n, uint32_t) { Append(n / c_.Hkv, n % c_.Hkv); });
     }
     const auto chunks = [](int64_t rows) { return (rows + kPackRows - 1) / kPackRows; };
-    const int64_t cmp = compress_k_ || compress_v_ ? chunks(c_.Nc - first_made_) : 0, tok = pack_tokens_ ? chunks(c_.Nk) : 0;
+    const int64_t cmp = compress_k_ || compress_v_ ? chunks(c_.Nc - first_made_) : 0;
+    const int64_t tok = pack_tokens_ ? chunks(c_.Nk) : 0;
     const int64_t all = cmp + tok + (pack_window_ ? chunks(c_.Nk) : 0);
     if (status == ATTUNE_OK) {
       status = Parallel(x_, heads * all, [&](int64_t n, uint32_t worker) {

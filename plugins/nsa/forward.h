@@ -7,8 +7,8 @@ namespace nsa {
 
 enum ForwardKnob { kTileRowsWanted };
 
-// One call; it spreads its phases over the workers. Packed: keys are transposed, for many queries. Rows: they are read in
-// place, for few.
+// One call; it spreads its phases over the workers. Packed: keys are transposed, for many queries. Rows: they are read
+// in place, for few.
 #define ATTUNE_NSA_FORWARD(isa)                      \
   namespace isa {                                    \
   attune_status PackedForward(const attune_exec* x); \

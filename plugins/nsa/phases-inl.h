@@ -57,8 +57,9 @@ HWY_INLINE void PackPanels(int64_t first, int64_t n, size_t depth, float* rows, 
   }
 }
 
-HWY_NOINLINE inline void PackTokens(const View& k, const View& v, int64_t b, int64_t head, int64_t first, int64_t n, size_t depth,
-                             size_t width, float* rows, const Prepared& to) {
+// The same for the keys of one kv head, with the values as rows of f32.
+HWY_NOINLINE inline void PackTokens(const View& k, const View& v, int64_t b, int64_t head, int64_t first, int64_t n,
+                                    size_t depth, size_t width, float* rows, const Prepared& to) {
   PackPanels(first, n, depth, rows, to.keys,
              [&](int64_t j, float* row) { LoadRow(k, k.Offset(b, head, j), depth, 1, row); });
   const size_t ld_v = PadTo32(int64_t(width));

@@ -34,7 +34,7 @@ constexpr attune_knob kRowsKnobs[] = {
 
 constexpr attune_kernel Packed(const char* workspace, double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
-                           "keys packed once, tiles of positions with all heads of a group, scores of compressed keys kept");
+                           "keys packed once, tiles of positions with all heads of a group");
   k.knobs = Span(kPackedKnobs);
   k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq";
   k.workspace = workspace;
@@ -88,8 +88,10 @@ constexpr attune_knob kBackwardKnobs[] = {
 };
 // Generous: the heads' memory of backward.cpp, then the workers' scratch. An expression has at most 256 characters.
 constexpr char kBackwardWorkspace[] =
-    "4*(B*Hkv*((Nc+Nk*(1+has(k_swa)+has(v_swa))+400)*(3*D+2*Dv+98)+Nq*(Hq/Hkv*(2*D+Dv+112)+2*min(Nk+3,max(p.top_n,S))+2))+"
-    "$workers*((k.rows+Hq/Hkv+96)*(5*D+2*Dv+400+Nc+min(Nk,max(p.top_n,S))+9*Nk/p.cmp_stride)+2*Nk+(D+Dv+36)*(D+Dv+36)))";
+    "4*(B*Hkv*((Nc+Nk*(1+has(k_swa)+has(v_swa))+400)*(3*D+2*Dv+98)+"
+    "Nq*(Hq/Hkv*(2*D+Dv+112)+2*min(Nk+3,max(p.top_n,S))+2))+"
+    "$workers*((k.rows+Hq/Hkv+96)*(5*D+2*Dv+400+Nc+min(Nk,max(p.top_n,S))+9*Nk/p.cmp_stride)+"
+    "2*Nk+(D+Dv+36)*(D+Dv+36)))";
 constexpr attune_kernel Backward(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "queries in tiles, then keys in pieces with the queries that chose them; scores made again");
@@ -114,7 +116,8 @@ const attune_kernel kBackwardKernels[] = {
 constexpr char kCompressedLet[] = "Nc=?(Nk>=p.cmp_block)*((Nk-p.cmp_block)/p.cmp_stride+1); S=?p.top_n";
 constexpr char kForwardFlops[] =
     "2*B*Hq*Nq*(D+Dv)*(p.use_cmp*Nc/2+p.use_slc*min(Nk,S*p.sel_block)+p.use_swa*min(Nk,p.window))";
-constexpr char kForwardSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Nc,S", kForwardBuckets[] = "B:pow2; Nq:half2; Nk:half2; Nc:half2";
+constexpr char kForwardSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Nc,S";
+constexpr char kForwardBuckets[] = "B:pow2; Nq:half2; Nk:half2; Nc:half2";
 
 constexpr attune_entry BackwardEntry(attune_span kernels) {
   attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kForwardSymbols, kCompressedLet, kForwardBuckets,

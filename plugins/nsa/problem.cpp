@@ -119,7 +119,8 @@ Problem ReadCommon(const attune_exec& x) {
   p.q_cmp = Or(t[kQCmp], p.q), p.k_swa = Or(t[kKSwa], p.k), p.v_swa = Or(t[kVSwa], p.v);
   const int64_t known = p.mode == kGiven ? p.Nc : 0;
   p.key = {Or(t[kKSrc], p.k), View(t[kWK]), View(t[kPeK]), View(t[kKCmp]), known, p.D, bool(t[kKSrc]), bool(t[kKSwa])};
-  p.value = {Or(t[kVSrc], p.v), View(t[kWV]), View(t[kPeV]), View(t[kVCmp]), known, p.Dv, bool(t[kVSrc]), bool(t[kVSwa])};
+  p.value = {
+      Or(t[kVSrc], p.v), View(t[kWV]), View(t[kPeV]), View(t[kVCmp]), known, p.Dv, bool(t[kVSrc]), bool(t[kVSwa])};
   for (int i = 0; i < kBranches; i++) p.gate[i] = View(t[kGate + i]);
   p.indices = View(t[kIndices]), p.counts = View(t[kCounts]);
   return p;

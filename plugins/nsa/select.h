@@ -15,9 +15,9 @@ inline int64_t ProbabilityRow(const Problem& c) {
   return LeadingZeros(c) + (c.Nk / c.block + 1) * (c.block / c.d);
 }
 
-// Chooses the blocks of a query at position t: `out` gets them ascending. p: its group's probabilities, p[entry] for the
-// visible entries, with zeros around them. score: scratch, t / block + 1. Returns their number. *least is the score of
-// the worst block that was chosen by its score; infinity when none had to be.
+// Chooses the blocks of a query at position t: `out` gets them ascending. p: its group's probabilities, p[entry] for
+// the visible entries, with zeros around them. score: scratch, t / block + 1. Returns their number. *least is the score
+// of the worst block that was chosen by its score; infinity when none had to be.
 template <class T>
 int64_t SelectBlocks(const Problem& c, int64_t t, const T* p, T* score, int32_t* out, T* least) {
   *least = T(__builtin_inf());

@@ -1,130 +1,186 @@
-"""Properties of attention in compressed, selected and sliding branches; x is called like the
-operator."""
+"""Properties of native sparse attention; x is the kernel (see test_properties.py)."""
 
 import numpy as np
 
-SMALL = {"cmp_block": 4, "cmp_stride": 2, "sel_block": 4, "top_n": 4, "n_init": 1, "n_local": 2}
-SMALL |= {"window": 6}
-BRANCHES = ("cmp", "slc", "swa")
-
-
-def _problem(x, N=29):
-    return x.attention(Nq=N, Nk=N)
+OFF = {"use_cmp": False, "use_slc": False, "use_swa": False}
+BLOCKS = {"cmp_block": 8, "cmp_stride": 4, "sel_block": 8, "top_n": 3, "window": 10}
+ALL = ("o", "o_cmp", "o_slc", "o_swa", "lse_cmp", "lse_slc", "lse_swa", "block_indices_out")
 
 
 def _dense(t):
-    """Causal attention: o, lse."""
-    s = t["q"] @ np.repeat(t["k"], 2, 1).swapaxes(2, 3) * t["q"].shape[3] ** -0.5
-    s = np.where(np.tril(np.ones(s.shape[2:], bool)), s, -np.inf)
-    m = s.max(-1, keepdims=True)
-    e = np.exp(s - m)
+    """Causal attention in float64: (o, lse)."""
+    group = t["q"].shape[1] // t["k"].shape[1]
+    k, v = (np.repeat(t[n].astype(np.float64), group, 1) for n in ("k", "v"))
+    s = t["q"].astype(np.float64) @ k.swapaxes(-1, -2) * t["q"].shape[-1] ** -0.5
+    n, m = s.shape[-2:]
+    s = np.where(np.arange(m) <= np.arange(n)[:, None] + m - n, s, -np.inf)
+    top = s.max(-1, keepdims=True)
+    e = np.exp(s - top)
     z = e.sum(-1, keepdims=True)
-    return e @ np.repeat(t["v"], 2, 1) / z, (m + np.log(z))[..., 0]
+    return e / z @ v, (top + np.log(z))[..., 0]
 
 
-def _all(x, t, *more, **params):
-    outputs = ("o", *(f"{n}_{c}" for n in ("o", "lse") for c in BRANCHES), *more)
-    return x(**t, **SMALL | params, outputs=outputs)
+def _problem(x, Nq=61, Nk=61):
+    return x.attention(Nq=Nq, Nk=Nk)
 
 
-def selecting_all_blocks_is_dense(x):
+# ---- branches that are dense attention
+
+
+def selecting_every_block_is_dense(x):
     t = _problem(x)
-    r = _all(x, t, top_n=8)
-    for got, want in zip((r["o_slc"], r["lse_slc"]), _dense(t)):
-        x.close(got, want)
+    o, lse = _dense(t)
+    r = x(**t, **(BLOCKS | {"top_n": 8}), outputs=ALL)
+    x.close(r["o_slc"], o)
+    x.close(r["lse_slc"], lse)
 
 
-def a_wide_window_is_dense(x):
+def a_window_of_all_keys_is_dense(x):
     t = _problem(x)
-    r = _all(x, t, window=29)
-    for got, want in zip((r["o_swa"], r["lse_swa"]), _dense(t)):
-        x.close(got, want)
+    o, lse = _dense(t)
+    for window in (61, 2**62):
+        r = x(**t, **(BLOCKS | {"window": window}), outputs=ALL)
+        x.close(r["o_swa"], o)
+        x.close(r["lse_swa"], lse)
 
 
-def compressing_nothing_is_dense(x):
+def blocks_of_one_token_are_dense(x):
     t = _problem(x)
-    r = _all(x, t, cmp_block=1, cmp_stride=1)
-    for got, want in zip((r["o_cmp"], r["lse_cmp"]), _dense(t)):
-        x.close(got, want)
+    o, lse = _dense(t)
+    one = BLOCKS | {"cmp_block": 1, "cmp_stride": 1}
+    r = x(**t, **one, outputs=ALL)
+    x.close(r["o_cmp"], o)
+    x.close(r["lse_cmp"], lse)
 
 
-def forced_blocks_are_selected(x):
+# ---- selection
+
+
+def only_forced_blocks(x):
     t = _problem(x)
-    indices = _all(x, t, "block_indices_out", top_n=3)["block_indices_out"]
-    for i in range(29):
-        forced = {0, i // 4 - 1, i // 4} - {-1}
-        for row in indices[:, :, i].reshape(-1, 3):
-            assert {int(j) for j in row if j >= 0} == forced, (i, row)
+    r = x(**t, **BLOCKS, outputs=ALL)["block_indices_out"]
+    for i in range(61):
+        cur = i // 8
+        want = sorted({j for j in (0, cur - 1, cur) if j >= 0})
+        assert (r[:, :, i] == want + [-1] * (3 - len(want))).all()
 
 
-def later_tokens_change_nothing(x):
+def given_selection_is_computed_selection(x):
     t = _problem(x)
-    new = {n: x.normal(*t[n].shape)[:, :, 17:] for n in "qkv"}
-    later = {n: np.concatenate([t[n][:, :, :17], new[n]], 2) for n in new}
-    shorter = {n: t[n][:, :, :17].copy() for n in "qkv"}
-    want = x(**t, **SMALL)["o"][:, :, :17]
-    x.close(x(**later, **SMALL)["o"][:, :, :17], want)
-    x.close(x(**shorter, **SMALL)["o"], want)
+    p = BLOCKS | {"top_n": 5}
+    r = x(**t, **p, outputs=ALL)
+    again = x(**t, **p, block_indices=r["block_indices_out"], outputs=("o", "o_slc", "lse_slc"))
+    for name in ("o", "o_slc", "lse_slc"):
+        x.same(again[name], r[name])
 
 
-def decoding_is_prefill(x):
-    t, names = _problem(x), ("k_cache_state", "v_cache_state", "k_cmp_state", "v_cmp_state")
-    rows, held = [], {}
-    for begin, end in ((0, 5), (5, 6), (6, 7), (7, 20), (20, 29)):
-        part = {n: t[n][:, :, begin:end].copy() for n in "qkv"}
-        outputs = ("o", *(f"{n}_out" for n in names))
-        r = x("step", **part, **held, **SMALL, outputs=outputs)
-        held = {n: np.ascontiguousarray(r[f"{n}_out"], np.float32) for n in names}
+def slots_are_a_set(x):
+    """Their order, empty slots and repetitions change nothing."""
+    t, p = _problem(x), BLOCKS | OFF | {"use_slc": True}
+    every = np.tile(np.arange(8, dtype=np.int32), (2, 2, 61, 1))
+    index = np.sort(x.rng.permuted(every, axis=3)[..., :4])
+    a = x(**t, **p, block_indices=np.ascontiguousarray(index))["o"]
+    holes = np.full((2, 2, 61, 1), -1, np.int32)
+    mixed = np.concatenate([holes, index[..., ::-1], index[..., :1], holes], 3)
+    x.same(x(**t, **p, block_indices=np.ascontiguousarray(mixed))["o"], a)
+
+
+def equal_scores_choose_the_lower_block(x):
+    t = _problem(x)
+    p = BLOCKS | {"top_n": 5, "cmp_stride": 8, "scale": 1e-30}
+    r = x(**t, **p, outputs=ALL)["block_indices_out"]
+    for i in range(61):
+        cur = i // 8
+        forced = {j for j in (0, cur - 1, cur) if j >= 0}
+        free = [j for j in range(cur + 1) if j not in forced][: 5 - len(forced)]
+        want = sorted(forced | set(free)) if len(forced) == 3 else sorted(forced)
+        assert (r[:, :, i] == want + [-1] * (5 - len(want))).all(), (i, r[0, 0, i], want)
+
+
+def nan_keeps_indices_distinct(x):
+    t = _problem(x)
+    t["k"][:, :, 20] = np.nan
+    r = x(**t, **(BLOCKS | {"top_n": 5}), outputs=ALL)["block_indices_out"]
+    for i in range(61):
+        for row in r[:, :, i].reshape(-1, 5):
+            chosen = row[row >= 0]
+            assert len(set(chosen)) == len(chosen) and (chosen <= i // 8).all()
+
+
+# ---- causality and splits
+
+
+def later_tokens_do_not_matter(x):
+    t = _problem(x)
+    cut = 37
+    early = {n: np.ascontiguousarray(a[:, :, :cut]) for n, a in t.items()}
+    p = BLOCKS | {"top_n": 4}
+    x.close(x(**early, **p)["o"], x(**t, **p)["o"][:, :, :cut], 1e-6)
+
+
+def chunks_are_one_shot(x):
+    t, p = _problem(x), BLOCKS | {"top_n": 4}
+    whole = x(**t, **p, outputs=ALL)
+    late = x(**{**t, "q": np.ascontiguousarray(t["q"][:, :, 40:])}, **p, outputs=ALL)
+    for name in ALL:
+        x.close(late[name], whole[name][:, :, 40:], 1e-5)
+
+
+def steps_are_one_shot(x):
+    t, p = _problem(x), BLOCKS | {"top_n": 4}
+    whole = x(**t, **p)["o"]
+    states, rows = {}, []
+    for begin, end in ((0, 30), (30, 31), (31, 32), (32, 52), (52, 61)):
+        new = {n: np.ascontiguousarray(a[:, :, begin:end]) for n, a in t.items()}
+        r = x("step", **new, **p, **states)
         rows.append(r["o"])
-    x.close(np.concatenate(rows, 2), x(**t, **SMALL)["o"])
+        names = ("k_cache_state", "v_cache_state", "k_cmp_state", "v_cmp_state")
+        states = {n: r[n + "_out"] for n in names}
+    x.close(np.concatenate(rows, 2), whole)
 
 
-def all_compressions_can_be_the_mean(x):
+# ---- compression
+
+
+def equal_weights_are_the_mean(x):
+    t, out = _problem(x), ("o", "k_cmp_out", "v_cmp_out", "block_indices_out")
+    D, Dv = t["q"].shape[-1], t["v"].shape[-1]
+    mean = x(**t, **BLOCKS, outputs=out)
+    one = np.full((2, 8), 1 / 8, np.float32)
+    stack = lambda n: np.tile(np.eye(n, dtype=np.float32) / 8, (2, 8, 1))
+    for mode, w_k, w_v in (("weighted", one, one), ("linear", stack(D), stack(Dv))):
+        r = x(**t, **BLOCKS, cmp_mode=mode, w_k_cmp=w_k, w_v_cmp=w_v, outputs=out)
+        for name in out:
+            x.close(r[name], mean[name], 2e-6)
+
+
+def positions_shift_lse_alone(x):
     t = _problem(x)
-    want = _all(x, t)
-    weights = dict.fromkeys(("w_k_cmp", "w_v_cmp"), np.full((2, 4), 0.25, np.float32))
-    stacked = {
-        "w_k_cmp": np.tile(np.eye(24, dtype=np.float32) / 4, (2, 4, 1)),
-        "w_v_cmp": np.tile(np.eye(16, dtype=np.float32) / 4, (2, 4, 1)),
-    }
-    for mode, w in (("weighted", weights), ("linear", stacked)):
-        x.close(_all(x, t | w, cmp_mode=mode)["o_cmp"], want["o_cmp"])
+    plain = x(**t, **BLOCKS, outputs=ALL)
+    shifted = x(**t, **BLOCKS, pe_k_cmp=x.normal(2, 8, t["q"].shape[-1]), outputs=ALL)
+    x.close(shifted["o"], plain["o"])
+    x.same(shifted["block_indices_out"], plain["block_indices_out"])
+    assert np.abs(shifted["lse_cmp"] - plain["lse_cmp"])[:, :, 8:].max() > 1e-3
 
 
-def the_order_of_given_blocks_is_free(x):
-    t = _problem(x)
-    r = _all(x, t, "block_indices_out")
-    given = r["block_indices_out"].astype(np.int32)
-    shuffled = given[..., [2, 0, 3, 1]].copy()
-    padded = np.full((*given.shape[:3], 6), -1, np.int32)
-    padded[..., [0, 2, 3, 5]] = given
-    for indices in (given, shuffled, padded):
-        again = x(**t, **SMALL, block_indices=indices, outputs=("o", "o_slc"))
-        x.close(again["o_slc"], r["o_slc"])
-        x.close(again["o"], r["o"])
-
-
-def a_constant_position_code_moves_lse_alone(x):
-    """A shift of all compressed keys adds the same to all scores of a row."""
-    t = _problem(x)
-    a = _all(x, t, "block_indices_out")
-    b = _all(x, t | {"pe_k_cmp": x.normal(2, 4, 24)}, "block_indices_out")
-    x.close(b["o_cmp"], a["o_cmp"])
-    x.close(b["block_indices_out"], a["block_indices_out"])
-    rows = np.isfinite(a["lse_cmp"])
-    assert (np.abs(a["lse_cmp"][rows] - b["lse_cmp"][rows]) > 1e-3).mean() > 0.9
+# ---- gates
 
 
 def gates_switch_branches(x):
     t = _problem(x)
-    r = _all(x, t)
-    for branch in BRANCHES:
-        gates = {f"g_{c}": np.full((2, 4, 29), c == branch, np.float32) for c in BRANCHES}
-        x.close(x(**t, **SMALL, **gates)["o"], r[f"o_{branch}"], 1e-6)
-    x.close(r["o"], sum(r[f"o_{c}"] for c in BRANCHES), 1e-6)
+    r = x(**t, **BLOCKS, outputs=ALL)
+    for name in ("cmp", "slc", "swa"):
+        on = lambda n: np.full((2, 4, 61), n == name, np.float32)
+        gates = {f"g_{n}": on(n) for n in ("cmp", "slc", "swa")}
+        x.same(x(**t, **BLOCKS, **gates)["o"], r[f"o_{name}"])
+        alone = BLOCKS | OFF | {f"use_{name}": True}
+        if name != "slc":
+            x.same(x(**t, **alone)["o"], r[f"o_{name}"])
 
 
-def rows_before_the_first_block_are_empty(x):
-    r = _all(x, _problem(x))
-    assert (r["o_cmp"][:, :, :3] == 0).all() and (r["lse_cmp"][:, :, :3] == -np.inf).all()
-    assert np.isfinite(r["lse_cmp"][:, :, 3:]).all() and np.isfinite(r["o"]).all()
+def first_rows_see_no_compressed_key(x):
+    t = _problem(x)
+    r = x(**t, **BLOCKS, outputs=ALL)
+    assert (r["o_cmp"][:, :, :7] == 0).all() and (r["lse_cmp"][:, :, :7] == -np.inf).all()
+    for name in ALL:
+        assert not np.isnan(r[name]).any()

@@ -53,9 +53,24 @@ def _whole(lab, subject, seed, n, states, params):
     how = {"plain": True, "params": params, "sizes": sizes, "tensors": states}
     word = WORDS[seed % 3]
     try:
-        return next(lab.drawn(subject, f"split {seed}", (word,), **how)).problem
+        return _without_means(next(lab.drawn(subject, f"split {seed}", (word,), **how)).problem)
     except NotApplicable:
         return None
+
+
+def _without_means(problem):
+    """The problem without outputs that say one thing about all its tokens: of those no split gives
+    the parts."""
+    tokens = {problems.bare_symbols(problem, n)[2] for n in ("q", "k")}
+    kept = [
+        n
+        for n in problem.outputs
+        if n in state_outputs(problem) or tokens & set(problems.bare_symbols(problem, n))
+    ]
+    twin = problem.having(problem.memory)
+    twin.shape = {n: s for n, s in problem.shape.items() if n in kept or n in problem.inputs}
+    twin.outputs = kept
+    return twin
 
 
 def _steps_of(lab, kernel):

@@ -1,5 +1,6 @@
 // Mixture-of-heads attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "moh/forward.h"
 #include "moh/reference.h"
 #include "moh/tables.h"
 
@@ -19,10 +20,77 @@ constexpr char kReferenceBackward[] =
     "8*(Nk*(Hkv*(D+Dv)+2)+Hq*(12+2*Dv)+D+has(dbias)*dim(dbias,0)*dim(dbias,1)*dim(dbias,2)*dim(dbias,3)+"
     "has(dw_o)*Cout*Hq*Dv+has(db_o)*Cout)";
 
-constexpr attune_kernel kForwardKernels[] = {
+constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256}, kKeyRowValues[] = {64, 128, 256};
+constexpr int64_t kChunkValues[] = {64, 512, 2048};
+constexpr attune_knob kPackedKnobs[] = {
+    Knob("bq", kQueryRowValues, 2, "active query rows (tokens times heads of a group) per task"),
+    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+};
+constexpr attune_knob kInPlaceKnobs[] = {
+    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("chunk", kChunkValues, 1, "keys per piece of work"),
+};
+
+// Gates, lists and routers; the projection. See routes-inl.h, projection-inl.h; all a little more than needed.
+#define ATTUNE_MOH_ROUTES "4*(1024+3*B*Hq*(Nq+32)+B*Hq*Nq/8+$workers*(16*Hq+16))"
+#define ATTUNE_MOH_PROJECTION "4*has(y)*(Hq*Dv*(Cout+32)+(Hq*Dv+64)*96*$workers)"
+// Scratch of each worker for tiles of ROWS query rows; see attention-inl.h.
+#define ATTUNE_MOH_TILE(ROWS) "4*$workers*(" ROWS "*(D+Dv+112)+48*k.bk+32*D+2048)"
+constexpr char kPackedWorkspace[] = ATTUNE_MOH_ROUTES "+" ATTUNE_MOH_PROJECTION "+" ATTUNE_MOH_TILE("k.bq")
+    "+4*B*Hkv*(Nk+64)*(D+Dv+32)";
+constexpr char kInPlaceWorkspace[] = ATTUNE_MOH_ROUTES "+" ATTUNE_MOH_PROJECTION "+" ATTUNE_MOH_TILE("32")
+    "+4*B*Hkv*(Nk>k.chunk)*32*cdiv(Nk,k.chunk)*(Dv+48)";
+#undef ATTUNE_MOH_ROUTES
+#undef ATTUNE_MOH_PROJECTION
+#undef ATTUNE_MOH_TILE
+
+constexpr attune_kernel Packed(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "active rows gathered into tiles, keys packed once, online softmax");
+  k.knobs = Span(kPackedKnobs);
+  k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bk<=64||k.bk<2*Nk)";
+  k.when = "Hq/Hkv*Nq<2147483648";
+  k.workspace = kPackedWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr attune_kernel InPlace(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "keys and values read in place, once per group of heads; long keys in chunks");
+  k.knobs = Span(kInPlaceKnobs);
+  k.when = "Hq/Hkv*Nq<=32";
+  k.workspace = kInPlaceWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+
+// Not constexpr only because of the addresses of functions in them.
+const attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "in_place_avx512", N_AVX3::InPlaceForward, InPlace(0.5)),
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(0.7)),
+    OnIsa(kAvx2, "in_place_avx2", N_AVX2::InPlaceForward, InPlace(0.3)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(0.35)),
+    OnIsa(kSse4, "in_place_sse4", N_SSE4::InPlaceForward, InPlace(0.09)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(0.09)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "in_place_neon", N_NEON::InPlaceForward, InPlace(0.5)),
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(0.7)),
+#endif
     Reference(ReferenceForward, kReferenceForward),
 };
-constexpr attune_kernel kStepKernels[] = {
+const attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "in_place_avx512", N_AVX3::InPlaceStep, InPlace(0.5)),
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(0.7)),
+    OnIsa(kAvx2, "in_place_avx2", N_AVX2::InPlaceStep, InPlace(0.3)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(0.35)),
+    OnIsa(kSse4, "in_place_sse4", N_SSE4::InPlaceStep, InPlace(0.09)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(0.09)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "in_place_neon", N_NEON::InPlaceStep, InPlace(0.5)),
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(0.7)),
+#endif
     Reference(ReferenceStep, kReferenceForward),
 };
 constexpr attune_kernel kBackwardKernels[] = {

@@ -106,11 +106,11 @@ class Attention {
       const float total = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
       if (w_.visible[r].end <= w_.visible[r].begin || total == 0) {  // a total of NaN is no empty row
         memset(row, 0, sizeof(float) * w_.ld_o);
-        f(r, static_cast<const float*>(row), 0.0f, -INFINITY);
+        f(r, static_cast<const float*>(row), 0.0f, double(-INFINITY));
         continue;
       }
       const double m = kPlain ? w_.m[r] * kLn2 : w_.m[r];
-      f(r, static_cast<const float*>(row), 1 / total, float(m + log(double(total))));
+      f(r, static_cast<const float*>(row), 1 / total, m + log(double(total)));
     }
   }
 

@@ -1,5 +1,6 @@
 // Mixture-of-heads attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "moh/backward.h"
 #include "moh/forward.h"
 #include "moh/reference.h"
 #include "moh/tables.h"
@@ -64,6 +65,28 @@ constexpr attune_kernel InPlace(double efficiency) {
   return k;
 }
 
+constexpr int64_t kGradientRowValues[] = {32, 64, 128}, kGradientKeyValues[] = {64, 128}, kSliceValues[] = {1, 2, 4, 8};
+constexpr attune_knob kBackwardKnobs[] = {
+    Knob("bq", kGradientRowValues, 1, "active query rows per tile"),
+    Knob("bk", kGradientKeyValues, 1, "keys per tile"),
+    Knob("slices", kSliceValues, 1, "tasks per kv head, each with its own share of dq"),
+};
+// Rows of all pairs, shares of dq; keys and values; the projection; the workers. All a little more than needed.
+constexpr char kBackwardWorkspace[] =
+    "4*(9999+B*Hq*(Nq+32)*((1+has(dq)*k.slices)*(D+32)+Dv+48)+2*B*Hkv*(Nk+64)*(D+Dv+32)+"
+    "has(dy)*(B*Nq*(Cout+96+2*Hq*Dv)+Cout*(Hq*Dv+32))+"
+    "$workers*((3*k.bq+k.bk+32)*(D+Dv+128)+3*k.bq*k.bk+64*k.bk+20*Hq+4999))";
+constexpr attune_kernel Backward(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "active rows gathered, all gradients of a tile at once, shares of dq added at the end");
+  k.knobs = Span(kBackwardKnobs);
+  k.knob_when = "(k.bk<=64||k.bk<2*Nk)&&(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.slices==1||k.slices*B*Hkv<=64)";
+  k.when = "Hq/Hkv*Nq<2147483648";
+  k.workspace = kBackwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+
 // Not constexpr only because of the addresses of functions in them.
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
@@ -93,7 +116,14 @@ const attune_kernel kStepKernels[] = {
 #endif
     Reference(ReferenceStep, kReferenceForward),
 };
-constexpr attune_kernel kBackwardKernels[] = {
+const attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.6)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.35)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.09)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.6)),
+#endif
     Reference(ReferenceBackward, kReferenceBackward),
 };
 

@@ -92,7 +92,7 @@ struct Problem {
 struct Gradients {
   View d_o, dy, dl_aux, dq, dk, dv, dbias, dlogits_r, dlogits_s, dlogits_h, dg_head, dw_o, db_o;
 
-  // Does anything but b_o's gradient need the attention again?
+  // Is the gradient of a gate wanted, or of what it is made of?
   bool NeedsGates() const { return dlogits_r || dlogits_s || dlogits_h || dg_head; }
 };
 

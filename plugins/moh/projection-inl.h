@@ -44,7 +44,9 @@ class Projection {
       const int64_t first = n / parts * kTokens;
       const int64_t count = c_.Tokens() - first < kTokens ? c_.Tokens() - first : kTokens;
       float* rows = rows_ + worker * kTokens * int64_t(ld_);
-      for (int64_t i = 0; i < count; i++) Gather(first + i, rows + i * int64_t(ld_));
+      for (int64_t i = first; i < first + count; i++) {
+        GatherHeads(c_.o, i / c_.Nq, i % c_.Nq, c_.Hq, c_.Dv, ld_, rows + (i - first) * int64_t(ld_));
+      }
       for (int64_t p = packed_ ? 0 : n % parts; p < (packed_ ? outputs : n % parts + 1); p++) {
         Columns(rows, first, count, p * int64_t(kPanel), scratch_ + worker * kScratch(ld_));
       }
@@ -53,21 +55,6 @@ class Projection {
 
  private:
   static int64_t kScratch(size_t ld) { return int64_t(kPanel * ld); }
-
-  // All heads of token n, side by side.
-  void Gather(int64_t n, float* row) const {
-    for (int64_t h = 0; h < c_.Hq; h++) {
-      float head[32];
-      const int64_t at = c_.o.Offset(n / c_.Nq, h, n % c_.Nq);
-      float* to = row + h * c_.Dv;
-      for (int64_t e = 0; e < c_.Dv; e += 32) {  // by way of a buffer, because what follows a row is written too
-        const size_t width = c_.Dv - e < 32 ? size_t(c_.Dv - e) : 32;
-        LoadRow(c_.o, at + e, width, 1, head);
-        memcpy(to + e, head, sizeof(float) * width);
-      }
-    }
-    memset(row + inner_, 0, sizeof(float) * (ld_ - size_t(inner_)));
-  }
 
   // Outputs [first_output, + kPanel) of `count` tokens.
   void Columns(const float* rows, int64_t first, int64_t count, int64_t first_output, float* scratch) const {

@@ -51,6 +51,19 @@ inline void ClearRow(const View& t, int64_t offset, size_t n) {
   memset(static_cast<char*>(t.Data()) + size_t(offset) * size, 0, n * size);
 }
 
+// row[h * width ...] = row (b, h, t) of a tensor for all heads, side by side; zeros up to `ld`.
+inline void GatherHeads(const View& x, int64_t b, int64_t t, int64_t heads, int64_t width, size_t ld, float* row) {
+  for (int64_t h = 0; h < heads; h++) {
+    for (int64_t e = 0; e < width; e += 32) {  // by way of a buffer, because loading a row writes behind it
+      float part[32];
+      const size_t n = width - e < 32 ? size_t(width - e) : 32;
+      LoadRow(x, x.Offset(b, h, t) + e, n, 1, part);
+      memcpy(row + h * width + e, part, sizeof(float) * n);
+    }
+  }
+  memset(row + heads * width, 0, sizeof(float) * (ld - size_t(heads * width)));
+}
+
 // sum of a[i] * b[i], i < n. Reads both up to a multiple of kLanes; what is there does not matter.
 HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
   const hn::ScalableTag<float> d;

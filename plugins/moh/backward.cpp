@@ -158,20 +158,22 @@ class Backward {
     const Interval seen = attention.Start();
     attention.Attend(seen.begin, seen.end);
     const GatheredRows to = Gathered(b, head, first);
-    float* d_o = scratch_ + worker * scratch_floats_;
+    float *d_o = scratch_ + worker * scratch_floats_, *out = d_o + ld_v_;
     attention.ForEachRow([&](size_t r, const float* row, float factor, double lse) {
       const int64_t h = of.Head(r), t = of.Token(r);
       projection_.LoadUpstream(b, h, t, d_o);
-      const float dg = factor * DotRow(d_o, row, size_t(c_.Dv));
-      Dg(b, t)[h] = dg;
+      kit::Widen(row, size_t(c_.Dv), factor, out);
+      Dg(b, t)[h] = DotRow(d_o, out, size_t(c_.Dv));
       if (probe) return;
       const float gate = routes_.Gate(b, h, t);
-      kit::Widen(static_cast<const float*>(d_o), size_t(c_.Dv), gate, to.d_o + int64_t(r) * ld_v_);
+      float* gated = to.d_o + int64_t(r) * ld_v_;
+      kit::Widen(static_cast<const float*>(d_o), size_t(c_.Dv), gate, gated);
       memcpy(to.q + int64_t(r) * ld_q_, w.q + r * w.ld_q, sizeof(float) * size_t(ld_q_));
-      to.lse[r] = float(lse / ScoreUnit()), to.delta[r] = gate * dg, to.visible[r] = w.visible[r];
+      to.lse[r] = float(lse / ScoreUnit()), to.visible[r] = w.visible[r];
+      to.delta[r] = DotInOrder(gated, out, size_t(c_.Dv));
       if (!projection_.NeedsOutputs()) return;
-      kit::Widen(row, size_t(c_.Dv), factor * gate, d_o);
-      memcpy(projection_.Output(b * c_.Nq + t) + h * c_.Dv, d_o, sizeof(float) * size_t(c_.Dv));
+      float* o = projection_.Output(b * c_.Nq + t) + h * c_.Dv;
+      for (int64_t e = 0; e < c_.Dv; e++) o[e] = gate * out[e];
     });
   }
 
@@ -260,20 +262,24 @@ class Backward {
   }
 
   attune_status Biases() {
-    if (g_.dbias.Dim(2) == 0 || g_.dbias.Dim(3) == 0) return ATTUNE_OK;
-    const int64_t tiles = g_.dbias.Dim(2) > 1 ? Tiles(c_.Nq, query_rows_) : 1;
-    return Parallel(x_, g_.dbias.Dim(0) * g_.dbias.Dim(1) * tiles, 1,
-                    [&](int64_t n, uint32_t worker) { Bias(n / tiles, n % tiles * query_rows_, worker); });
+    const View& out = g_.dbias;
+    if (out.Dim(2) == 0 || out.Dim(3) == 0) return ATTUNE_OK;
+    const int64_t tiles = out.Dim(2) > 1 ? Tiles(c_.Nq, query_rows_) : 1;
+    return Parallel(x_, out.Dim(0) * out.Dim(1) * tiles, 1, [&](int64_t n, uint32_t worker) {
+      const int64_t first = n % tiles * query_rows_, left = out.Dim(2) - first;
+      const int64_t rows = left < query_rows_ ? left : query_rows_, b = n / tiles / out.Dim(1);
+      const int64_t h = n / tiles % out.Dim(1);
+      if (out.Dim(3) > 1) return Bias(b, h, first, size_t(rows), worker);
+      // What is added to all scores of a row changes no weight: its gradient is 0, not a sum of rounding errors.
+      for (int64_t t = first; t < first + rows; t++) ClearRow(out, out.Offset(b, h, t), 1);
+    });
   }
 
-  // dbias of one of its (batch, head) rows: of the queries from `first` on, or the sum over all of them.
-  void Bias(int64_t index, int64_t first, uint32_t worker) const {
+  // Rows [first, first + count) of dbias for its batch entry b and head h: of that many queries, or of all together.
+  void Bias(int64_t b, int64_t h, int64_t first, size_t count, uint32_t worker) const {
     const View& out = g_.dbias;
     GradientTile tile = Tile(worker);
-    const int64_t b = index / out.Dim(1), h = index % out.Dim(1), left = c_.Nq - first;
-    const bool each_query = out.Dim(2) > 1, each_key = out.Dim(3) > 1;
-    const size_t count = !each_query ? 1 : size_t(left < query_rows_ ? left : query_rows_);
-    float row_sums[kMaxGradientTile] = {};
+    const bool each_query = out.Dim(2) > 1;
     for (int64_t j = 0; j < c_.Nk; j += key_rows_) {
       const int64_t rest = c_.Nk - j, keys = rest < key_rows_ ? rest : key_rows_;
       memset(tile.sum, 0, sizeof(float) * count * tile.ld_s);
@@ -286,13 +292,8 @@ class Backward {
         }
       }
       for (size_t r = 0; r < count; r++) {
-        const float* row = tile.sum + r * tile.ld_s;
-        if (each_key) StoreRow(row, size_t(keys), 1, out, out.Offset(b, h, first + int64_t(r), j));
-        for (int64_t n = 0; n < keys && !each_key; n++) row_sums[r] += row[n];
+        StoreRow(tile.sum + r * tile.ld_s, size_t(keys), 1, out, out.Offset(b, h, first + int64_t(r), j));
       }
-    }
-    for (size_t r = 0; r < count && !each_key; r++) {
-      StoreRow(row_sums + r, 1, 1, out, out.Offset(b, h, first + int64_t(r), 0));
     }
   }
 

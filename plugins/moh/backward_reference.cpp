@@ -118,7 +118,7 @@ attune_status ReferenceBackward(const attune_exec* x) {
   const Problem c = ReadBackward(*x);
   const Gradients g = ReadGradients(*x);
   const Sums w(*x, c, g);
-  Router router(c, w.router);
+  Router router(c, true, w.router);
   const double tokens = double(c.Tokens());
   if (g.dl_aux && g.dlogits_r) {
     for (int64_t n = 0; n < c.Tokens(); n++) {

@@ -45,7 +45,7 @@ namespace {
 
 attune_status Forward(const attune_exec& x, const Problem& c) {
   double* memory = static_cast<double*>(x.workspace);
-  Router router(c, memory);
+  Router router(c, true, memory);
   double* p = memory + Router::Doubles(c.Hq);
   double* o = p + c.Nk;                    // of one token, all heads
   double *probability = o + c.Hq * c.Dv, *share = probability + c.E;  // means over the tokens

@@ -119,7 +119,7 @@ class Routes {
   template <class F>
   void ForTokens(int64_t b, int64_t first, int64_t last, uint32_t worker, const F& f) const {
     double* memory = routers_ + worker * router_doubles_;
-    Router router(c_, memory);
+    Router router(c_, shares_, memory);
     float* norms = reinterpret_cast<float*>(memory + Router::Doubles(c_.Hq));
     for (int64_t t = first; t < last; t++) {
       for (int64_t e = 0; e < c_.E && c_.mode == kQNorm; e++) norms[e] = VectorNorm(c_, b, c_.n_shared + e, t);

@@ -30,7 +30,8 @@ void ThroughSoftmax(const double* w, const double* dw, int64_t count, double n, 
 
 }  // namespace
 
-Router::Router(const Problem& c, double* memory) : c_(c), a_{1, 1} {
+Router::Router(const Problem& c, bool probabilities, double* memory)
+    : c_(c), probabilities_(probabilities), a_{1, 1} {
   p_ = memory, s_ = p_ + c.Hq, r_ = s_ + c.Hq, dw_ = r_ + c.Hq, dx_ = dw_ + c.Hq;
   gate_ = reinterpret_cast<float*>(dx_ + c.Hq), score_ = gate_ + c.Hq;
   chosen_ = reinterpret_cast<int32_t*>(score_ + c.Hq), best_ = chosen_ + c.Hq;
@@ -60,7 +61,7 @@ void Router::Token(int64_t b, int64_t t, const float* norms) {
   }
   for (int64_t e = 0; e < c_.E; e++) score_[e] = float(c_.logits_r.Get(b, t, e));
   Choose(score_);
-  Softmax(c_.logits_r, b, t, c_.E, nullptr, 1, p_);
+  if (probabilities_) Softmax(c_.logits_r, b, t, c_.E, nullptr, 1, p_);
   Softmax(c_.logits_r, b, t, c_.E, chosen_, double(c_.top_k), r_);
   s_[0] = 1;
   if (c_.n_shared > 1) Softmax(c_.logits_s, b, t, c_.n_shared, nullptr, double(c_.n_shared), s_);

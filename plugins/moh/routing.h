@@ -16,7 +16,8 @@ class Router {
   // Doubles of memory that one router needs.
   static constexpr int64_t Doubles(int64_t heads) { return 7 * heads; }
 
-  Router(const Problem& c, double* memory);
+  // probabilities: is Probability wanted, or a gradient?
+  Router(const Problem& c, bool probabilities, double* memory);
 
   // Routes token t of batch entry b. `norms`: the lengths of the E routed rows of q_router, only for gate mode qnorm.
   void Token(int64_t b, int64_t t, const float* norms);
@@ -35,6 +36,7 @@ class Router {
   void Choose(const float* score);  // r = 1 for the top_k best scores, 0 for the others
 
   const Problem& c_;
+  bool probabilities_;
   double *p_, *s_;      // softmax over all routed heads; n_shared * softmax over the shared ones
   double* r_;           // top_k * softmax over the chosen routed heads, 0 for the others
   double a_[2];         // weight of shared and of routed heads, sum 2

@@ -77,6 +77,15 @@ HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+// The same sum in the order of kit::Tile. Where a row sees one key, its output is that value, and what a score's
+// gradient subtracts must be the very number that it is subtracted from: then dq and dk are 0 and no rounding errors.
+HWY_INLINE float DotInOrder(const float* a, const float* b, size_t n) {
+  const hn::CappedTag<float, 1> one;
+  auto sum = hn::Zero(one);
+  for (size_t i = 0; i < n; i++) sum = hn::MulAdd(hn::Set(one, a[i]), hn::Set(one, b[i]), sum);
+  return hn::GetLane(sum);
+}
+
 // Rows [first, first + count) of `row` (index -> where it lies), transposed into panels: panel p holds rows
 // p * kPanel ..., its row d their component d. Rows outside [valid.begin, valid.end) are 0. first: a multiple of
 // kPanel. rows: scratch for kPanel rows of PadTo32(width) floats.

@@ -96,33 +96,33 @@ class Attention {
     }
   }
 
-  // f(row, what it has accumulated, factor that makes it the output, lse). The accumulator of a row that saw nothing is
-  // 0, and so is its factor.
+  // f(row, what it has accumulated, factor that makes it the output). The accumulator of a row that saw nothing is 0,
+  // and so is its factor.
   template <class F>
   void ForEachRow(F f) {
-    const hn::ScalableTag<float> d;
     for (size_t r = 0; r < rows_; r++) {
       float* row = w_.o + r * w_.ld_o;
-      const float total = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
-      if (w_.visible[r].end <= w_.visible[r].begin || total == 0) {  // a total of NaN is no empty row
-        memset(row, 0, sizeof(float) * w_.ld_o);
-        f(r, static_cast<const float*>(row), 0.0f, double(-INFINITY));
-        continue;
-      }
-      const double m = kPlain ? w_.m[r] * kLn2 : w_.m[r];
-      f(r, static_cast<const float*>(row), 1 / total, m + log(double(total)));
+      const float total = Total(r);
+      const bool empty = Empty(r, total);
+      if (empty) memset(row, 0, sizeof(float) * w_.ld_o);
+      f(r, static_cast<const float*>(row), empty ? 0.0f : 1 / total);
     }
+  }
+  // Log-sum-exp of row r, in natural units; -inf when it saw nothing.
+  double Lse(size_t r) const {
+    const float total = Total(r);
+    if (Empty(r, total)) return -INFINITY;
+    return (kPlain ? w_.m[r] * kLn2 : w_.m[r]) + log(double(total));
   }
 
   // The state of a row as one array: what it has accumulated, its maximum and sum.
   static size_t PartSize(const TileMemory& w) { return w.ld_o + 16; }
   // Writes the state of row r to parts + r * distance.
   void Save(float* parts, size_t distance) const {
-    const hn::ScalableTag<float> d;
     for (size_t r = 0; r < rows_; r++, parts += distance) {
       memcpy(parts, w_.o + r * w_.ld_o, sizeof(float) * w_.ld_o);
       parts[w_.ld_o] = w_.m[r];
-      parts[w_.ld_o + 1] = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
+      parts[w_.ld_o + 1] = Total(r);
     }
   }
   // Takes in what another Attention saved, over other keys.
@@ -140,6 +140,14 @@ class Attention {
   }
 
  private:
+  float Total(size_t r) const {
+    const hn::ScalableTag<float> d;
+    return hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
+  }
+  bool Empty(size_t r, float total) const {  // a total of NaN is no empty row
+    return w_.visible[r].end <= w_.visible[r].begin || total == 0;
+  }
+
   static float Exponential(float x) {
     const hn::ScalableTag<float> d;
     return hn::GetLane(kit::ExpOf<kPlain>(d, hn::Set(d, x)));

@@ -159,7 +159,7 @@ class Backward {
     attention.Attend(seen.begin, seen.end);
     const GatheredRows to = Gathered(b, head, first);
     float *d_o = scratch_ + worker * scratch_floats_, *out = d_o + ld_v_;
-    attention.ForEachRow([&](size_t r, const float* row, float factor, double lse) {
+    attention.ForEachRow([&](size_t r, const float* row, float factor) {
       const int64_t h = of.Head(r), t = of.Token(r);
       projection_.LoadUpstream(b, h, t, d_o);
       kit::Widen(row, size_t(c_.Dv), factor, out);
@@ -169,7 +169,7 @@ class Backward {
       float* gated = to.d_o + int64_t(r) * ld_v_;
       kit::Widen(static_cast<const float*>(d_o), size_t(c_.Dv), gate, gated);
       memcpy(to.q + int64_t(r) * ld_q_, w.q + r * w.ld_q, sizeof(float) * size_t(ld_q_));
-      to.lse[r] = float(lse / ScoreUnit()), to.visible[r] = w.visible[r];
+      to.lse[r] = float(attention.Lse(r) / ScoreUnit()), to.visible[r] = w.visible[r];
       to.delta[r] = DotInOrder(gated, out, size_t(c_.Dv));
       if (!projection_.NeedsOutputs()) return;
       float* o = projection_.Output(b * c_.Nq + t) + h * c_.Dv;

@@ -52,10 +52,10 @@ class Forward {
 
   template <class A>
   void Store(A* attention, const RowsOfHead& of) const {
-    attention->ForEachRow([&](size_t r, const float* row, float factor, double lse) {
+    attention->ForEachRow([&](size_t r, const float* row, float factor) {
       const int64_t h = of.Head(r), t = of.Token(r);
       StoreRow(row, size_t(c_.Dv), factor * routes_.Gate(of.b, h, t), c_.o, c_.o.Offset(of.b, h, t));
-      if (c_.lse) c_.lse.Put(lse, of.b, h, t);
+      if (c_.lse) c_.lse.Put(attention->Lse(r), of.b, h, t);
     });
   }
 

@@ -24,8 +24,8 @@ constexpr char kReferenceBackward[] =
 constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256}, kKeyRowValues[] = {64, 128, 256};
 constexpr int64_t kChunkValues[] = {64, 512, 2048};
 constexpr attune_knob kPackedKnobs[] = {
-    Knob("bq", kQueryRowValues, 2, "active query rows (tokens times heads of a group) per task"),
-    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("bq", kQueryRowValues, 3, "active query rows (tokens times heads of a group) per task"),
+    Knob("bk", kKeyRowValues, 2, "keys per tile"),
 };
 constexpr attune_knob kInPlaceKnobs[] = {
     Knob("bk", kKeyRowValues, 1, "keys per tile"),

@@ -12,7 +12,7 @@ void Softmax(const View& logits, int64_t b, int64_t t, int64_t n, const int32_t*
   double m = -INFINITY, z = 0;
   for (int64_t i = 0; i < n; i++) {
     out[i] = logits.Get(b, t, i);
-    if (!use || use[i]) m = fmax(m, out[i]);
+    if ((!use || use[i]) && !(out[i] <= m)) m = out[i];  // a NaN stays
   }
   for (int64_t i = 0; i < n; i++) {
     out[i] = !use || use[i] ? exp(out[i] - m) : 0;
@@ -38,7 +38,8 @@ Router::Router(const Problem& c, bool probabilities, double* memory)
 }
 
 void Router::Choose(const float* score) {
-  for (int64_t e = 0; e < c_.E; e++) chosen_[e] = 0;
+  for (int64_t e = 0; e < c_.E; e++) chosen_[e] = c_.top_k == c_.E;
+  if (c_.top_k == c_.E) return;
   const size_t count = attune_kit::TopK(score, size_t(c_.E), size_t(c_.top_k), best_);
   for (size_t i = 0; i < count; i++) chosen_[best_[i]] = 1;
 }

@@ -127,3 +127,21 @@ def logit_gradients_of_a_token_cancel(x):
     r = x("backward", **t, **HEADS, do=x.normal(2, 4, 13, 16), outputs=("dlogits_r", "dlogits_h"))
     for name in ("dlogits_r", "dlogits_h"):
         x.close(r[name].sum(-1), 0)
+
+
+def one_key_gives_its_value(x):
+    t = _problem(x, 1)
+    r = x(**t, **HEADS, outputs=("o", "g_head_out"))
+    x.close(r["o"], r["g_head_out"].swapaxes(1, 2)[..., None] * t["v"])
+    upstream = {"do": x.normal(*r["o"].shape)}
+    r = x("backward", **t, **HEADS, **upstream, outputs=("dq", "dk"))
+    x.close(r["dq"], 0, 1e-9)
+    x.close(r["dk"], 0, 1e-9)
+
+
+def an_unchosen_head_sends_nothing(x):
+    t = _problem(x)
+    t["logits_r"][..., 1] = -9  # never among the best two of three
+    r = x("backward", **t, **HEADS, do=x.normal(2, 4, 13, 16), outputs=("dq", "dk", "dlogits_r"))
+    assert (r["dq"][:, 2] == 0).all() and (r["dk"][:, 2] == 0).all()
+    assert (r["dlogits_r"][..., 1] == 0).all()

@@ -12,7 +12,7 @@ struct Sums {
   int64_t bias_size, weight_size;
   double *dk, *dv;            // [Nk, Hkv, D or Dv] of one batch entry
   double *dbias, *dw_o, *db_o;
-  double *share, *balance;    // of every routed head: share of the tokens; what the balance loss sends to its probability
+  double *share, *balance;    // of every routed head: share of the tokens; what its probability is sent by the loss
   double *p, *dp;             // of one row: weights of the keys and their gradients
   double *a, *d_o, *dq, *dg;  // of one token: attention outputs and upstream gradients [Hq, Dv], one query, [Hq]
   double *router, *end;

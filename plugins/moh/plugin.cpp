@@ -49,7 +49,7 @@ constexpr attune_kernel Packed(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "active rows gathered into tiles, keys packed once, online softmax");
   k.knobs = Span(kPackedKnobs);
-  k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bk<=64||k.bk<2*Nk)";
+  k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bq<=64||4*k.bq<=B*Hq*Nq)&&(k.bk<=64||k.bk<2*Nk)";
   k.when = "Hq/Hkv*Nq<2147483648";
   k.workspace = kPackedWorkspace;
   k.efficiency = efficiency;

@@ -82,10 +82,10 @@ Problem ReadBackward(const attune_exec& x) {
 Gradients ReadGradients(const attune_exec& x) {
   const attune_tensor* const* t = x.tensors;
   Gradients g = {};
-  g.d_o = View(t[kDo]), g.dy = View(t[kDy]), g.dl_aux = View(t[kDlAux]);
-  g.dq = View(t[kDq]), g.dk = View(t[kDk]), g.dv = View(t[kDvGrad]), g.dbias = View(t[kDbias]);
-  g.dlogits_r = View(t[kDlogitsR]), g.dlogits_s = View(t[kDlogitsS]), g.dlogits_h = View(t[kDlogitsH]);
-  g.dg_head = View(t[kDgHead]), g.dw_o = View(t[kDwo]), g.db_o = View(t[kDbo]);
+  g.d_o = View(t[kUpO]), g.dy = View(t[kUpY]), g.dl_aux = View(t[kUpLAux]);
+  g.dq = View(t[kGradQ]), g.dk = View(t[kGradK]), g.dv = View(t[kGradV]), g.dbias = View(t[kGradBias]);
+  g.dlogits_r = View(t[kGradLogitsR]), g.dlogits_s = View(t[kGradLogitsS]), g.dlogits_h = View(t[kGradLogitsH]);
+  g.dg_head = View(t[kGradGHead]), g.dw_o = View(t[kGradWo]), g.db_o = View(t[kGradBo]);
   return g;
 }
 

@@ -33,20 +33,20 @@ enum InputTensor {  // of every entry
 enum ForwardTensor { kO = kBo + 1, kGHeadOut, kY, kLAux, kLse };
 enum StepTensor { kKCacheOut = kLse + 1, kVCacheOut };
 enum BackwardTensor {
-  kBwdLse = kBo + 1,
-  kDo,
-  kDy,
-  kDlAux,
-  kDq,
-  kDk,
-  kDvGrad,
-  kDbias,
-  kDlogitsR,
-  kDlogitsS,
-  kDlogitsH,
-  kDgHead,
-  kDwo,
-  kDbo
+  kSavedLse = kBo + 1,
+  kUpO,
+  kUpY,
+  kUpLAux,
+  kGradQ,
+  kGradK,
+  kGradV,
+  kGradBias,
+  kGradLogitsR,
+  kGradLogitsS,
+  kGradLogitsH,
+  kGradGHead,
+  kGradWo,
+  kGradBo
 };
 
 // Keys of a row, or of a sequence; empty when end <= begin.

@@ -129,8 +129,8 @@ class Routes {
   }
 
   float Gate(int64_t b, int64_t h, int64_t t) const { return gates_[(b * c_.Hq + h) * c_.Nq + t]; }
-  // Active rows of a kv head, ascending by token: token * heads of the group + head within the group. Behind them, as
-  // many as there is room for, the inactive ones.
+  // Active rows of a kv head, ascending by token: token * heads of the group + head within the group. Behind them the
+  // inactive ones, descending.
   const int32_t* Rows(int64_t b, int64_t head) const { return codes_ + First(b, head); }
   int64_t Count(int64_t b, int64_t head) const { return counts_[b * c_.Hkv + head]; }
   int64_t MostRows() const {

@@ -1,0 +1,73 @@
+// Linear attention with a learned feature map, alone or behind a softmax window: kernels, entries and the handshake. The
+// tables of tensors and parameters are in tables.h.
+#include "_kit/isa.h"
+#include "hedgehog/problem.h"
+#include "hedgehog/reference.h"
+#include "hedgehog/tables.h"
+
+namespace hedgehog {
+namespace {
+
+using namespace tables;
+
+constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const char* workspace) {
+  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
+  k.tasks = tasks;
+  k.workspace = workspace;
+  k.efficiency = 0.001;
+  return k;
+}
+
+constexpr attune_kernel kForwardKernels[] = {
+    Reference(ReferenceForward, "B*Hkv", kReferenceForwardWorkspace),
+};
+constexpr attune_kernel kStepKernels[] = {
+    Reference(ReferenceStep, "B*Hkv", kReferenceStepWorkspace),
+};
+constexpr attune_kernel kBackwardKernels[] = {
+    Reference(ReferenceBackward, nullptr, kReferenceBackwardWorkspace),
+};
+constexpr attune_kernel kDistillKernels[] = {
+    Reference(ReferenceDistill, nullptr, kReferenceDistillWorkspace),
+};
+constexpr attune_kernel kDistillBackwardKernels[] = {
+    Reference(ReferenceDistillBackward, nullptr, kReferenceDistillBackwardWorkspace),
+};
+
+constexpr attune_entry Of(const char* entry, attune_entry e) {
+  e.of = entry;
+  return e;
+}
+
+constexpr attune_entry kEntries[] = {
+    Entry(ATTUNE_FORWARD, "forward", kSymbols, kLet, kBuckets, kFlops, Span(kForwardTensors), Span(kForwardRules),
+          Span(kForwardKernels), CheckForward, "o = features of q against features of older keys, softmax in the window"),
+    Of("forward", Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, kBackwardFlops, Span(kBackwardTensors),
+                        Span(kForwardRules), Span(kBackwardKernels), CheckForward,
+                        "gradients of o; the states are constants")),
+    Entry(ATTUNE_STEP, "step", kStepSymbols, kStepLet, kBuckets, kFlops, Span(kStepTensors), Span(kStepRules),
+          Span(kStepKernels), CheckStep, "forward of new tokens; keys that leave the window go into the states"),
+    Entry(ATTUNE_SPECIAL, "distill", kDistillSymbols, kDistillLet, kBuckets, kDistillFlops, Span(kDistillTensors),
+          Span(kDistillRules), Span(kDistillKernels), nullptr,
+          "softmax teacher and feature-map student on the same keys, and two losses between them"),
+    Of("distill", Entry(ATTUNE_SPECIAL, "distill_backward", kDistillSymbols, kDistillLet, kBuckets,
+                        kDistillBackwardFlops, Span(kDistillBackwardTensors), Span(kDistillRules),
+                        Span(kDistillBackwardKernels), nullptr,
+                        "gradients of the losses, through the student and through the teacher")),
+};
+
+constexpr attune_op kOps[] = {
+    Op(ATTUNE_FOLDER, {1, 0, 0, 0}, "Hedgehog attention",
+       "Linear attention with a learned feature map; hybrid form with a softmax window.",
+       "arXiv:2402.04347, 2410.10254", Span(kParams), Span(kEntries), Span(kPresets), Span(kTolerances)),
+};
+constexpr attune_plugin kPlugin = Plugin("org.attune." ATTUNE_FOLDER, {1, 0, 0, 0}, Span(kOps));
+
+}  // namespace
+}  // namespace hedgehog
+
+ATTUNE_NOTE("org.attune." ATTUNE_FOLDER, "1.0.0");
+
+extern "C" attune_status attune_plugin_entry_v1(attune_negotiation* n) {
+  return attune_negotiate(n, &hedgehog::kPlugin);
+}

@@ -123,7 +123,7 @@ Name: attune
 Description: Registry of attention operators behind a C ABI
 Version: $(VERSION)
 Cflags: -I$${includedir}
-Libs: -L$${libdir} -lattune
+Libs: -L$${libdir} -lattune -Wl,-rpath,$${libdir}
 endef
 
 define CMAKE_CONFIG

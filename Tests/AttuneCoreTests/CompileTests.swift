@@ -17,20 +17,6 @@ import Testing
     }
   }
 
-  #if !DEBUG
-    /// Registration happens at every start of every process: less than 3 ms per operator.
-    @Test func isFast() throws {
-      let specs = try TestDescriptors.names.map(TestDescriptors.load)
-      let clock = ContinuousClock()
-      // Tests run side by side; the best of many rounds is nearly undisturbed.
-      var best = Duration.seconds(1)
-      for _ in 0..<20 {
-        best = min(best, try clock.measure { for spec in specs { _ = try OperatorCompiler.compile(spec) } })
-      }
-      #expect(best < .milliseconds(3 * specs.count))
-    }
-  #endif
-
   @Test func resolvesNames() throws {
     let op = try TestDescriptors.compile("softmax")
     let step = try #require(op.entry(named: "step"))

@@ -167,11 +167,11 @@ import Testing
 
   @Test func order() {
     let path = SearchPath(
-      named: "/one:relative:.:./x::/two:/one", userData: "/home/me/.local/share", beside: ["/two", "/lib/attune"],
+      named: "/one:relative:.:./x::/two:/one", userData: "/users/me/.local/share", beside: ["/two", "/lib/attune"],
       system: ["/usr/lib/attune/plugins/1"])
     #expect(
       path.directories.map(\.path) == [
-        "/one", "/two", "/home/me/.local/share/attune/plugins/1", "/lib/attune", "/usr/lib/attune/plugins/1",
+        "/one", "/two", "/users/me/.local/share/attune/plugins/1", "/lib/attune", "/usr/lib/attune/plugins/1",
       ])
     #expect(path.directories.map(\.rank) == [1, 2, 3, 4, 5])
     #expect(path.directories.map(\.origin) == [.named, .named, .user, .library, .system])

@@ -19,7 +19,7 @@ import Testing
     Case("no_entry", .load, "it does not export attune_plugin_entry_v1"),
     Case("missing_symbol", .load, "undefined symbol: nowhere_to_be_found"),
     Case("entry_refuses", .abi, "its entry function answered E_ABI: needs minor 7 of the host"),
-    Case("entry_fails", .load, "its entry function answered E_NOMEM: xxx"),
+    Case("entry_fails", .load, "its entry function answered E_NOMEM: aaa"),
     Case("entry_no_table", .load, "its entry function gave no table"),
     Case("entry_minor", .abi, "it chose minor 7 of the ABI, offered were 0 to 0"),
     Case("init_fails", .load, "its init answered E_UNSUPPORTED: no licence was found"),

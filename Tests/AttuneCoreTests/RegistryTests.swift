@@ -128,7 +128,7 @@ import Testing
     #expect(c.pluginPath == "/a:/b" && c.disable == ["x", "y*"] && c.tuneMode == .estimate && c.workers == 3)
     #expect(c.maxISA == .avx2 && c.isChecked && c.tuneBudgetMicroseconds == 250_000 && c.wisdom == "")
     #expect(c.cacheDirectory == "/cache" && c.recordShapes == "/shapes" && c.log.threshold == .info)
-    #expect(c.dataDirectory == "/home/me/.local/share")
+    #expect(c.dataDirectory == "/users/me/.local/share")
 
     let secure = try Configuration(options: nil, isSecure: true) { environment[$0] }
     #expect(secure.pluginPath == nil && secure.disable.isEmpty && secure.cacheDirectory == nil && !secure.isChecked)

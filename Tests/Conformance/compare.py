@@ -1,5 +1,6 @@
-"""The rule by which a kernel is compared: |got - want| <= atol * max|want| + rtol * |want|,
-infinities equal, no NaN that was not expected, integers equal."""
+"""The rule by which a kernel is compared: |got - want| <= atol * max|want| + rtol * |want| + floor,
+infinities equal, no NaN that was not expected, integers equal. floor is 0, but for sums that cancel
+(gradients): the rounding of their terms."""
 
 import numpy as np
 
@@ -11,7 +12,7 @@ def tolerance(descriptor, word):
     return found[0]["rtol"], found[0]["atol"]
 
 
-def difference(got, want, rtol, atol):
+def difference(got, want, rtol, atol, floor=0.0):
     """None when got matches, else a sentence."""
     if got.shape != want.shape:
         return f"shape {got.shape}, expected {want.shape}"
@@ -30,7 +31,7 @@ def difference(got, want, rtol, atol):
         return f"{(~np.isfinite(got[finite])).sum()} elements are not finite"
     with np.errstate(invalid="ignore"):  # where both are infinite
         error = np.abs(got - want)
-    limit = atol * np.abs(want[finite]).max() + rtol * np.abs(want)
+    limit = atol * np.abs(want[finite]).max() + rtol * np.abs(want) + floor
     ratio = np.where(finite, error / np.maximum(limit, 1e-300), 0.0)
     worst = np.unravel_index(np.argmax(ratio), ratio.shape)
     if ratio[worst] <= 1:

@@ -17,7 +17,9 @@ def run(context, problem, kernel, layout="plain"):
     may not change and nothing may be written between the rows of an output."""
     import attune
 
-    inputs = {n: problems.laid_out(problem.memory[n], layout) for n in problem.inputs}
+    # Values that are shared by the batch are so from the start: what depends on them is not.
+    kept = "plain" if layout == "broadcast" else layout
+    inputs = {n: problems.laid_out(problem.memory[n], kept) for n in problem.inputs}
     before = {n: x.tobytes() for n, x in inputs.items()}
     outputs = {n: _garbage(problem.shape[n], problem.word[n], layout) for n in problem.outputs}
     arguments = {n: storage.array(x, problem.word[n]) for n, x in inputs.items()}
@@ -42,6 +44,33 @@ def run(context, problem, kernel, layout="plain"):
     for name, x in outputs.items():
         _check_guard(name, x, kernel)
     return result
+
+
+def save(context, problem, reference):
+    """Fills the inputs that an earlier call has saved for this one: with what the entry that this
+    one differentiates computes from the other inputs, by its kernel `reference`."""
+    entry = problem.op["_entries"][problem.entry]
+    saved = [n for n in problem.inputs if entry["_tensors"][n]["role"] == "saved"]
+    if not saved:
+        return
+    specs = problem.op["_entries"][entry["of"]]["_tensors"]
+    inputs = [n for n in problem.inputs if n in specs and n not in saved]
+    out = {n: (problem.shape[n], problem.word[n]) for n in saved}
+    for name, t in specs.items():
+        if t["_out"] and t["needed"] is None and name not in saved:
+            word = next(problem.word[n] for n in inputs if specs[n]["dtype_var"] == t["dtype_var"])
+            out[name] = problems.model.made(t, problem.symbols), word
+    memory = {n: storage.empty(shape, word) for n, (shape, word) in out.items()}
+    context.run(
+        problem.op["id"],
+        entry=entry["of"],
+        kernel=reference,
+        outputs=(),
+        out={n: storage.array(x, out[n][1]) for n, x in memory.items()},
+        **{n: storage.array(problem.memory[n], problem.word[n]) for n in inputs},
+        **problem.params,
+    )
+    problem.memory.update({n: memory[n] for n in saved})
 
 
 def _garbage(shape, word, layout):

@@ -46,6 +46,7 @@ def ids(rows):
     return ["-".join(row) for row in rows]
 
 
+EXACT = {"f64", "i32", "i64", "u8", "bool", "i8"}  # storage types that have no tolerance of their own
 FAST = list(kernels(False))
 EVERY = FAST + list(kernels(True))
 
@@ -63,8 +64,23 @@ def knobs_of(op, entry, kernel, rng):
     return kernel + ":" + ",".join(f"{k['name']}={int(rng.choice(k['values']))}" for k in knobs)
 
 
-def check(op, problem, got, want, note):
-    """Compares all outputs by the operator's tolerance for the storage type."""
+def upstream(op, entry):
+    """The inputs that an entry differentiates from: without them every gradient is 0."""
+    tensors = PREPARED[op]["_entries"][entry]["tensors"]
+    return [t["name"] for t in tensors if t["pair"] and not t["_out"] and t["role"] == "in"]
+
+
+def save(problem):
+    """Gives the problem the results of the entry that it differentiates, where it takes them."""
+    of = problem.op["_entries"][problem.entry]["of"]
+    if of is not None:
+        runner.save(CONTEXTS[2], problem, reference_of(problem.op["id"], of))
+
+
+def check(op, problem, got, expected, note):
+    """Compares all outputs by the operator's tolerance for the storage type: of dtype_var 1, or of
+    the output itself where that is looser. Terms that cancel leave a few roundings of f32."""
+    want, terms = expected
     specs = problem.op["_entries"][problem.entry]["_tensors"]
     stored = [
         problem.word[n]
@@ -72,8 +88,10 @@ def check(op, problem, got, want, note):
         if specs[n]["dtype_var"] == 1 and "or_f32" not in specs[n]["flags"]
     ]
     for name in problem.outputs:
-        rtol, atol = compare.tolerance(OPERATORS[op], stored[0] if stored else problem.word[name])
-        text = compare.difference(got[name], want[name], rtol, atol)
+        words = {*(stored[:1] or [problem.word[name]]), problem.word[name]} - EXACT
+        limits = [compare.tolerance(OPERATORS[op], word) for word in words]
+        rtol, atol = max(limits, default=(0.0, 0.0))
+        text = compare.difference(got[name], want[name], rtol, atol, 2e-6 * terms)
         assert text is None, f"{name} {text}\n{note}\n{problem}"
 
 
@@ -82,13 +100,16 @@ def attempts(op, entry, rounds=ROUNDS):
     for seed in range(rounds * len(VARIANTS)):
         word, layout = VARIANTS[seed % len(VARIANTS)]
         rng = np.random.default_rng([seed, *entry.encode()])
+        plain = seed < len(VARIANTS)
+        given = [n for n in upstream(op, entry) if plain or rng.random() < 0.8]
         try:
-            problem = problems.draw(PREPARED[op], entry, rng, word, plain=seed < len(VARIANTS))
+            problem = problems.draw(PREPARED[op], entry, rng, word, plain=plain, tensors=given)
         except problems.NoProblem:
             continue
         problems.fill(problem, rng)
         if layout == "broadcast":
             problem.memory = {n: problems.laid_out(x, layout) for n, x in problem.memory.items()}
+        save(problem)
         yield seed, layout, rng, problem
 
 
@@ -124,11 +145,19 @@ def test_huge_scores(op, entry, kernel):
         rng = np.random.default_rng([seed, 7])
         try:
             problem = problems.draw(
-                PREPARED[op], entry, rng, "f32", plain=True, params={"scale": 0.25}, sizes={"D": 64}
+                PREPARED[op],
+                entry,
+                rng,
+                "f32",
+                plain=True,
+                params={"scale": 0.25},
+                sizes={"D": 64},
+                tensors=upstream(op, entry),
             )
         except problems.NoProblem as why:
             pytest.skip(str(why))
         problems.fill(problem, rng, exact=True)
+        save(problem)
         try:
             got = runner.run(CONTEXTS[2], problem, kernel)
         except runner.Declined:
@@ -162,8 +191,9 @@ def test_same_bits_for_any_number_of_threads(op, entry, kernel):
 # ---- what is excluded by structure is not read into any arithmetic
 
 
-def poisoned(problem, hidden):
-    """A copy of the problem with NaN in the keys and values at `hidden` [B, Nk]."""
+def poisoned(problem, hidden, names=("k", "v")):
+    """A copy of the problem with NaN in those rows of the tensors, [B,H,N,..], where `hidden`
+    [B, N]."""
     twin = problems.Problem(
         *(
             getattr(problem, n)
@@ -171,18 +201,25 @@ def poisoned(problem, hidden):
         )
     )
     twin.memory = dict(problem.memory)
-    for name in ("k", "v"):
+    for name in names:
         x = problem.memory[name].copy()
         x.swapaxes(1, 2)[hidden] = np.nan
         twin.memory[name] = x
     return twin
 
 
+def watched(op, entry):
+    """Outputs with a row per query, outputs with a row per key."""
+    specs = PREPARED[op]["_entries"][entry]["_tensors"]
+    outputs = {n for n, t in specs.items() if t["_out"]}
+    return [n for n in ("o", "dq") if n in outputs], [n for n in ("dk", "dv") if n in outputs]
+
+
 def exclusions(op, entry):
     """Ways to hide keys that this entry knows: (name, parameters, tensors)."""
     prepared = PREPARED[op]
     specs = prepared["_entries"][entry]["_tensors"]
-    if not {"q", "k", "v", "o"} <= set(specs) or specs["o"]["role"] != "out":
+    if not {"q", "k", "v"} <= set(specs) or not watched(op, entry)[0]:
         return
     if "causal" in prepared["_params"]:
         yield "causal", {"causal": True}, ()
@@ -194,29 +231,35 @@ def exclusions(op, entry):
 HIDING = [(*row, *way) for row in EVERY for way in exclusions(row[0], row[1])]
 
 
+def square(op, entry, n, rng, params, tensors):
+    """A plain problem with as many keys as queries, and all of its gradients."""
+    by_query, by_key = watched(op, entry)
+    problem = problems.draw(
+        PREPARED[op],
+        entry,
+        rng,
+        "f32",
+        plain=True,
+        params=params,
+        sizes={"B": 2, "Nq": n, "Nk": n, "Nn": n, "Np": 0},
+        tensors=(*tensors, *upstream(op, entry), *by_query, *by_key),
+    )
+    return problems.fill(problem, rng)
+
+
 @pytest.mark.parametrize(
     "op,entry,kernel,way,params,tensors", HIDING, ids=["-".join(r[:4]) for r in HIDING]
 )
 def test_hidden_keys_are_not_read(op, entry, kernel, way, params, tensors):
+    by_query, by_key = watched(op, entry)
     ran, reason = 0, "nothing was drawn"
     for seed, n in enumerate((2, 17, 64, 65, 130) * ROUNDS):
         rng = np.random.default_rng([seed, 11])
-        sizes = {"B": 2, "Nq": n, "Nk": n, "Nn": n, "Np": 0}
         try:
-            problem = problems.draw(
-                PREPARED[op],
-                entry,
-                rng,
-                "f32",
-                plain=True,
-                params=params,
-                sizes=sizes,
-                tensors=tensors,
-            )
+            problem = square(op, entry, n, rng, params, tensors)
         except problems.NoProblem as why:
             reason = why
             continue
-        problems.fill(problem, rng)
         key, rows = np.arange(n)[None, :], slice(None)
         if way == "causal":
             cut = int(rng.integers(1, n))
@@ -228,13 +271,49 @@ def test_hidden_keys_are_not_read(op, entry, kernel, way, params, tensors):
         else:
             hidden = problem.memory[way] == 0
         try:
-            clean = runner.run(CONTEXTS[2], problem, kernel)["o"][:, :, rows]
-            got = runner.run(CONTEXTS[2], poisoned(problem, hidden), kernel)["o"][:, :, rows]
+            clean = runner.run(CONTEXTS[2], problem, kernel)
+            got = runner.run(CONTEXTS[2], poisoned(problem, hidden), kernel)
         except runner.Declined as why:
             reason = why
             continue
         ran += 1
-        text = compare.difference(got, clean, *compare.tolerance(OPERATORS[op], "f32"))
-        assert text is None, f"{text}\nseed {seed}\n{problem}"
+        # With causal the later queries see the hidden keys, and spoil their gradients.
+        for name in by_query + ([] if way == "causal" else by_key):
+            part = rows if name in by_query else slice(None)
+            limits = compare.tolerance(OPERATORS[op], "f32")
+            text = compare.difference(got[name][:, :, part], clean[name][:, :, part], *limits)
+            assert text is None, f"{name} {text}\nseed {seed}\n{problem}"
+    if not ran:
+        pytest.skip(str(reason))
+
+
+GRADIENTS = [
+    row
+    for row in EVERY
+    if watched(*row[:2])[1] and any(way[0] == "causal" for way in exclusions(*row[:2]))
+]
+
+
+@pytest.mark.parametrize("op,entry,kernel", GRADIENTS, ids=ids(GRADIENTS))
+def test_earlier_queries_do_not_touch_later_keys(op, entry, kernel):
+    """The gradients of a key are made of what sees it."""
+    by_key = watched(op, entry)[1]
+    ran, reason = 0, "nothing was drawn"
+    for seed, n in enumerate((2, 17, 64, 65, 130) * ROUNDS):
+        rng = np.random.default_rng([seed, 12])
+        try:
+            problem = square(op, entry, n, rng, {"causal": True}, ())
+            cut = int(rng.integers(1, n))
+            early = np.broadcast_to(np.arange(n)[None, :] < cut, (2, n))
+            clean = runner.run(CONTEXTS[2], problem, kernel)
+            got = runner.run(CONTEXTS[2], poisoned(problem, early, ("q", "do")), kernel)
+        except (problems.NoProblem, runner.Declined) as why:
+            reason = why
+            continue
+        ran += 1
+        for name in by_key:
+            limits = compare.tolerance(OPERATORS[op], "f32")
+            text = compare.difference(got[name][:, :, cut:], clean[name][:, :, cut:], *limits)
+            assert text is None, f"{name} {text}\nseed {seed}\n{problem}"
     if not ran:
         pytest.skip(str(reason))

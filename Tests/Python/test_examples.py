@@ -43,7 +43,7 @@ def test_c_engine(build, tmp_path, compiler):
     warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
     if compiler == "g++":
         source = ["-x", "c++", *source, "-x", "none"]
-    run(compiler, *warnings, *source, *flags(build), "-lm", "-o", tmp_path / "engine")
+    run(compiler, *warnings, *source, *flags(build), "-o", tmp_path / "engine")
     out = run(tmp_path / "engine", env={**os.environ, "LD_LIBRARY_PATH": str(build / "lib")})
     same(out, (EXAMPLES / "c-engine" / "expected.txt").read_text())
 

@@ -103,4 +103,12 @@ attune_status CheckStep(const attune_exec* x) {
   return CheckCommon(*x, c, c.Nk);
 }
 
+attune_status CheckBackward(const attune_exec* x) {
+  if (!HasAny(*x, {kBwdCuQ, kBwdCuK, kBwdSeqlensK, kBwdKeyStart, kBwdSlopes})) return ATTUNE_OK;
+  const Problem c = ReadBackward(*x);
+  attune_status status = CheckCuts(*x, "cu_seqlens_q", c.cu_q, c.q.view.Dim(0));
+  if (status == ATTUNE_OK) status = CheckCuts(*x, "cu_seqlens_k", c.cu_k, c.k.cached.view.Dim(0));
+  return status == ATTUNE_OK ? CheckCommon(*x, c, c.Nk) : status;
+}
+
 }  // namespace softmax

@@ -1,5 +1,6 @@
 // Dense softmax attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "softmax/backward.h"
 #include "softmax/fused.h"
 #include "softmax/merge.h"
 #include "softmax/native_rows.h"
@@ -79,6 +80,36 @@ constexpr attune_kernel Merge() {
   return k;
 }
 
+constexpr int64_t kBwdRowValues[] = {64, 128}, kBwdKeyValues[] = {64, 128, 256}, kSliceValues[] = {1, 2, 4, 8};
+constexpr attune_knob kBackwardKnobs[] = {
+    Knob("bq", kBwdRowValues, 1, "queries per tile"),
+    Knob("bk", kBwdKeyValues, 1, "keys per tile"),
+    Knob("slices", kSliceValues, 1, "tasks per kv head, each with its own share of dq"),
+};
+
+constexpr attune_kernel Backward(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "scores again tile by tile, all gradients of a tile at once, shares of dq added at the end");
+  k.knobs = Span(kBackwardKnobs);
+  k.knob_when = "(k.bk<=64||k.bk<2*Nk)&&(k.bq<=64||k.bq<2*Nq)&&(k.slices==1||k.slices*B*Hkv<=64)";
+  k.workspace =
+      "8*(k.slices*B*Hq+8)+4*Hq*Tq*(has(dq)*k.slices*32*cdiv(D,32)+2)+4*$workers*((k.bq+2*k.bk)*"
+      "(32*cdiv(D,32)+32*cdiv(Dv,32)+32)+k.bk*(32*cdiv(D,32)+32*cdiv(Dv,32))+4*k.bq*(k.bk+16))";
+  k.efficiency = efficiency;
+  return k;
+}
+
+constexpr attune_entry BackwardEntry(attune_span kernels) {
+  attune_entry e =
+      Entry(ATTUNE_BACKWARD, "backward", "B,Hq,Hkv,Nq,Nk,D,Dv,Tq,Tk",
+            "Tq=?B*Nq; Nq=?cdiv(Tq,max(B,1)); Tk=?B*Nk; Nk=?cdiv(Tk,max(B,1))",
+            "B:pow2; Nq:half2; Nk:half2; Tq:half2; Tk:half2", "5*B*Hq*Nq*Nk*(D+Dv)/(1+p.causal)",
+            Span(kBackwardTensors), Span(kBackwardRules), kernels, CheckBackward,
+            "gradients of forward; only those that are asked for, overwritten, summed over broadcast dims");
+  e.of = "forward";
+  return e;
+}
+
 // Not constexpr only because of the cast; constant data all the same.
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
@@ -94,6 +125,23 @@ const attune_kernel kForwardKernels[] = {
 #endif
     NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
     Reference(ReferenceForward, "8*$workers*(max(Nk,dim(k,0))+Dv)"),
+};
+constexpr attune_kernel ReferenceBackwardKernel() {
+  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, ReferenceBackward,
+                           "scalar loops in double precision");
+  k.workspace = "8*(Tk*(Hkv*(D+Dv)+2)+has(dbias)*dim(dbias,0)*dim(dbias,1)*dim(dbias,2)*dim(dbias,3)+(B+1)*Hq+D)";
+  k.efficiency = 0.003;
+  return k;
+}
+constexpr attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.6)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.3)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.6)),
+#endif
+    ReferenceBackwardKernel(),
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
@@ -128,6 +176,7 @@ constexpr attune_entry kEntries[] = {
           "B:pow2; Nq:half2; Nk:half2; Tq:half2; Tk:half2; num_pages:half2; max_pages:half2",
           "2*B*Hq*Nq*Nk*(D+Dv)/(1+p.causal)", Span(kForwardTensors), Span(kForwardRules), Span(kForwardKernels),
           CheckForward, "o = softmax(scale q k^T + bias, masked) v"),
+    BackwardEntry(Span(kBackwardKernels)),
     Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,Np,Nn", "Np=?0; Nn=?Nk-Np; Nk=Np+Nn",
           "B:pow2; Nq:half2; Nk:half2; Np:half2; Nn:half2", "2*B*Hq*Nq*Nk*(D+Dv)/(1+p.causal)", Span(kStepTensors),
           Span(kStepRules), Span(kStepKernels), CheckStep, "attends over cache and new tokens, and appends them"),

@@ -81,4 +81,29 @@ Problem ReadStep(const attune_exec& x) {
   return p;
 }
 
+Problem ReadBackward(const attune_exec& x) {
+  Problem p = ReadCommon(x);
+  const attune_tensor* const* t = x.tensors;
+  const bool bhnd = p.layout == kBhnd;
+  const auto axes = [&](int i) { return bhnd ? Bhn(t[i]) : Packed(t[i]); };
+  p.q = axes(kBwdQ), p.o = axes(kBwdO);
+  p.lse = bhnd ? Bhn(t[kBwdLse]) : Packed(t[kBwdLse], true);
+  p.k.cached = axes(kBwdK), p.v.cached = axes(kBwdV);
+  p.cu_q = View(t[kBwdCuQ]), p.cu_k = View(t[kBwdCuK]);
+  p.seqlens_k = View(t[kBwdSeqlensK]), p.key_start = View(t[kBwdKeyStart]), p.q_offsets = View(t[kBwdQOffsets]);
+  p.mask = View(t[kBwdMask]), p.bias = View(t[kBwdBias]), p.slopes = View(t[kBwdSlopes]), p.sinks = View(t[kBwdSinks]);
+  return p;
+}
+
+Gradients ReadGradients(const attune_exec& x) {
+  const attune_tensor* const* t = x.tensors;
+  const bool bhnd = Layout(x.params[kLayout].i) == kBhnd;
+  const auto axes = [&](int i) { return bhnd ? Bhn(t[i]) : Packed(t[i]); };
+  Gradients g;
+  g.d_o = axes(kBwdDo), g.dq = axes(kBwdDq), g.dk = axes(kBwdDk), g.dv = axes(kBwdDv);
+  g.d_lse = bhnd ? Bhn(t[kBwdDlse]) : Packed(t[kBwdDlse], true);
+  g.dbias = View(t[kBwdDbias]), g.dsinks = View(t[kBwdDsinks]), g.dslopes = View(t[kBwdDslopes]);
+  return g;
+}
+
 }  // namespace softmax

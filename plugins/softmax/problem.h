@@ -1,4 +1,4 @@
-// One call of `forward` or `step` by meaning: which tensor is which, and where the rows of a sequence lie in each
+// One call of `forward`, `step` or `backward` by meaning: which tensor is which, and where the rows of a sequence lie in each
 // layout. Shared by the reference and every kernel, so that addressing is decided in one place.
 #ifndef ATTUNE_SOFTMAX_PROBLEM_H_
 #define ATTUNE_SOFTMAX_PROBLEM_H_
@@ -11,7 +11,7 @@ using attune_kit::View;
 // Orders of the tables in descriptor.cpp.
 enum Param { kLayout, kActivation, kSigmoidBias, kScale, kCausal, kQOffset, kWindowLeft, kWindowRight, kSoftcap };
 enum Layout { kBhnd, kThd, kPaged };
-enum Symbol { kB, kHq, kHkv, kNq, kNk, kD, kDv };  // the same first seven in forward and step
+enum Symbol { kB, kHq, kHkv, kNq, kNk, kD, kDv };  // the same first seven in every entry but merge
 enum ForwardSymbol { kTq = 7, kTk, kNumPages, kPageSize, kMaxPages };
 enum StepSymbol { kNp = 7, kNn };
 enum ForwardTensor {
@@ -54,6 +54,30 @@ enum StepTensor {
   kStepLse,
   kStepKCacheOut,
   kStepVCacheOut
+};
+enum BackwardTensor {
+  kBwdQ,
+  kBwdK,
+  kBwdV,
+  kBwdCuQ,
+  kBwdCuK,
+  kBwdSeqlensK,
+  kBwdKeyStart,
+  kBwdQOffsets,
+  kBwdMask,
+  kBwdBias,
+  kBwdSlopes,
+  kBwdSinks,
+  kBwdO,
+  kBwdLse,
+  kBwdDo,
+  kBwdDlse,
+  kBwdDq,
+  kBwdDk,
+  kBwdDv,
+  kBwdDbias,
+  kBwdDsinks,
+  kBwdDslopes
 };
 
 // A tensor with rows (batch, head, position): its strides in elements. In layout thd the batch stride is 0 and
@@ -137,10 +161,19 @@ struct Problem {
   }
 };
 
+// What `backward` has besides: upstream gradients, and the gradients to compute. Any of them may be absent.
+struct Gradients {
+  Axes d_o, d_lse, dq, dk, dv;
+  View dbias, dsinks, dslopes;
+};
+
 // Reads the call; valid as long as `x` is. Takes the tensors of `forward`.
 Problem ReadForward(const attune_exec& x);
 // Takes the tensors of `step`: keys are the cache followed by the new ones.
 Problem ReadStep(const attune_exec& x);
+// Takes the tensors of `backward`. o and lse are inputs there, and may be absent.
+Problem ReadBackward(const attune_exec& x);
+Gradients ReadGradients(const attune_exec& x);
 
 }  // namespace softmax
 #endif  // ATTUNE_SOFTMAX_PROBLEM_H_

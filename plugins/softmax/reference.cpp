@@ -44,7 +44,8 @@ struct RowReader {
   }
 };
 
-// The score of query i (position p) and key j; -inf when it is not visible. Nothing of an invisible key is read.
+}  // namespace
+
 double Score(const Problem& c, const Sequence& s, int64_t h, int64_t i, int64_t p, int64_t j) {
   if (!Visible(c, s, p, j)) return -INFINITY;
   if (c.mask && c.mask.Get(s.b, c.BroadcastHead(c.mask, h), i, j) == 0) return -INFINITY;
@@ -60,6 +61,8 @@ double Score(const Problem& c, const Sequence& s, int64_t h, int64_t i, int64_t 
   if (c.slopes) score -= c.Slope(s.b, h) * fabs(double(p) - double(j));
   return score + bias;
 }
+
+namespace {
 
 // Row i of head h: scores[] and out[] are scratch.
 void Row(const Problem& c, const Sequence& s, int64_t h, int64_t i, double* scores, double* out) {

@@ -1,6 +1,6 @@
 #ifndef ATTUNE_SOFTMAX_REFERENCE_H_
 #define ATTUNE_SOFTMAX_REFERENCE_H_
-#include <attune/plugin.h>
+#include "softmax/problem.h"
 
 namespace softmax {
 
@@ -11,10 +11,17 @@ attune_status ReferenceForward(const attune_exec* x);
 attune_status ReferenceStep(const attune_exec* x);
 // One task = one (batch, head).
 attune_status ReferenceMerge(const attune_exec* x);
+// All gradients, in one call. Workspace: double sums, see backward_reference.cpp.
+attune_status ReferenceBackward(const attune_exec* x);
 
-// Index data that may not be trusted: see the sentences in descriptor.cpp.
+// The score of query i of head h (position p) and key j; -inf when it is not visible. Nothing of an invisible key is
+// read.
+double Score(const Problem& c, const Sequence& s, int64_t h, int64_t i, int64_t p, int64_t j);
+
+// Index data that may not be trusted: see check.cpp.
 attune_status CheckForward(const attune_exec* x);
 attune_status CheckStep(const attune_exec* x);
+attune_status CheckBackward(const attune_exec* x);
 
 }  // namespace softmax
 #endif  // ATTUNE_SOFTMAX_REFERENCE_H_

@@ -111,6 +111,56 @@ constexpr attune_rule kStepRules[] = {
          "k_cache_state and v_cache_state come together or not at all"),
 };
 
+constexpr char kBackwardQ[] = "{p.layout==bhnd}B,Hq,Nq,D; {p.layout!=bhnd}Tq,Hq,D";
+constexpr char kBackwardO[] = "{p.layout==bhnd}B,Hq,Nq,Dv; {p.layout==thd}Tq,Hq,Dv";
+constexpr char kBackwardLse[] = "{p.layout==bhnd}B,Hq,Nq; {p.layout==thd}Hq,Tq";
+
+// The gradient of `of`, which is given when `allowed`.
+constexpr attune_tensor_spec Gradient(const char* name, const char* like, const char* of, uint32_t dtype_var,
+                                      uint64_t dtypes, uint32_t flags, const char* allowed, const char* doc) {
+  return Tensor(ATTUNE_OUT, name, like, dtype_var, dtypes, flags, "0", allowed, of, "zeros", doc);
+}
+
+constexpr attune_tensor_spec kBackwardTensors[] = {
+    Input("q", kBackwardQ, 1, kFloats, "normal", "queries"),
+    Input("k", "{p.layout==bhnd}B,Hkv,Nk,D; {p.layout==thd}Tk,Hkv,D", 2, kFloats, "normal", "keys"),
+    Input("v", "{p.layout==bhnd}B,Hkv,Nk,Dv; {p.layout==thd}Tk,Hkv,Dv", 2, kFloats, "normal", "values"),
+    InputIf("p.layout!=bhnd", "p.layout!=bhnd", "cu_seqlens_q", "B+1", 0, kI32, "cuts(Tq)",
+            "where the queries of a sequence begin"),
+    InputIf("p.layout==thd", "p.layout==thd", "cu_seqlens_k", "B+1", 0, kI32, "cuts(Tk)",
+            "where the keys of a sequence begin"),
+    InputIf("0", "p.layout==bhnd", "seqlens_k", "B", 0, kI32, "lengths(1,Nk)", "visible keys; absent = Nk"),
+    InputIf("0", "p.layout==bhnd", "key_start", "B", 0, kI32, "ints(0,Nk/4)", "first visible key; absent = 0"),
+    InputIf("0", nullptr, "q_offsets", "B", 0, kI32, "ints(0,Nk)", "overrides q_offset"),
+    InputIf("0", "p.layout==bhnd", "mask", kBroadcast, 0, kMask, "bernoulli(0.9)", "non-zero = attend"),
+    Tensor(ATTUNE_IN, "bias", kBroadcast, 1, kFloats, ATTUNE_OR_F32, "0", "p.layout==bhnd", nullptr, "normal",
+           "added to the score; -inf = masked"),
+    InputIf("0", nullptr, "alibi_slopes", "Hq; B,Hq", 0, kF32, "slopes", "the score falls by slope * |position - j|"),
+    Tensor(ATTUNE_WEIGHT, "sinks", "Hq", 0, kF32, 0, "0", "p.activation==softmax", nullptr, "normal",
+           "one more logit per head"),
+    Tensor(ATTUNE_SAVED, "o", kBackwardO, 1, kFloats, ATTUNE_OR_F32, "0", nullptr, nullptr, "zeros",
+           "of the forward; absent = computed again"),
+    Tensor(ATTUNE_SAVED, "lse", kBackwardLse, 0, kF32, 0, "0", "p.activation==softmax", nullptr, "zeros",
+           "of the forward; absent = computed again"),
+    Tensor(ATTUNE_IN, "do", kBackwardO, 1, kFloats, ATTUNE_OR_F32, "0", nullptr, "o", "normal",
+           "upstream gradient of o; absent = 0"),
+    Tensor(ATTUNE_IN, "dlse", kBackwardLse, 0, kF32, 0, "0", "p.activation==softmax", "lse", "normal",
+           "upstream gradient of lse; absent = 0"),
+    Gradient("dq", "like q", "q", 1, kFloats, ATTUNE_OR_F32, nullptr, "gradient of q"),
+    Gradient("dk", "like k", "k", 2, kFloats, ATTUNE_OR_F32, nullptr, "gradient of k"),
+    Gradient("dv", "like v", "v", 2, kFloats, ATTUNE_OR_F32, nullptr, "gradient of v"),
+    Gradient("dbias", "like bias", "bias", 1, kFloats, ATTUNE_OR_F32, "has(bias)", "gradient of bias"),
+    Gradient("dsinks", "like sinks", "sinks", 0, kF32, 0, "has(sinks)", "gradient of sinks"),
+    Gradient("dalibi_slopes", "like alibi_slopes", "alibi_slopes", 0, kF32, 0, "has(alibi_slopes)",
+             "gradient of alibi_slopes"),
+};
+
+constexpr attune_rule kBackwardRules[] = {
+    Rule(ATTUNE_E_UNSUPPORTED, "p.layout!=paged", "layout paged has no backward"),
+    Rule(ATTUNE_E_SHAPE, "Hkv>=1&&Hq%Hkv==0", "Hq must be a multiple of Hkv"),
+    Rule(ATTUNE_E_SHAPE, "D>=1&&Dv>=1", "D and Dv must be at least 1"),
+};
+
 constexpr attune_tensor_spec kMergeTensors[] = {
     Input("o_parts", "P,B,Hq,Nq,Dv", 0, kF32, "normal", "partial outputs over disjoint keys"),
     Input("lse_parts", "P,B,Hq,Nq", 0, kF32, "normal", "their log-sum-exps"),
@@ -141,6 +191,10 @@ constexpr attune_preset kPresets[] = {
            "four packed sequences"),
     Preset("step", ATTUNE_BENCH, "step", "causal=true", "B=1,Hq=8,Hkv=8,Nq=1,Nk=2049,D=64,Dv=64,Np=2048",
            "k_cache_state; v_cache_state", "one new token, cache kept by the operator"),
+    Preset("backward", ATTUNE_BENCH, "backward", "", "B=1,Hq=8,Hkv=8,Nq=1024,Nk=1024,D=64,Dv=64",
+           "o; lse; do; dq; dk; dv", "gradients of q, k and v"),
+    Preset("backward_causal", ATTUNE_BENCH, "backward", "causal=true", "B=1,Hq=8,Hkv=2,Nq=1024,Nk=1024,D=64,Dv=64",
+           "o; lse; do; dq; dk; dv", "causal, four query heads per key head"),
     Preset("merge", ATTUNE_BENCH, "merge", "", "P=8,B=1,Hq=32,Nq=1,Dv=128", "", "partial results of a split cache"),
 };
 

@@ -27,6 +27,9 @@ enum Layout {
     return strides
   }
 
+  @inline(__always)
+  static func bits(_ d: attune_dtype) -> UInt32 { UInt32(d.code) | UInt32(d.bits) << 8 | UInt32(d.lanes) << 16 }
+
   /// The common case of `normalize`: a compact tensor of exactly the plan's shape and type. True when `out` and `range` are
   /// done; false says nothing, the full judgement follows.
   @inline(__always)
@@ -35,14 +38,14 @@ enum Layout {
     range: inout ByteRange
   ) -> Bool {
     guard UInt(bitPattern: t) & 7 == 0, t.pointee.ndim == want.pointee.rank, t.pointee.strides == nil,
-      t.pointee.device.device_type == Int32(ATTUNE_DEVICE_CPU), DType(t.pointee.dtype) == want.pointee.dtype,
+      t.pointee.device.device_type == Int32(ATTUNE_DEVICE_CPU), bits(t.pointee.dtype) == want.pointee.typeBits,
       let shape = t.pointee.shape, let data = t.pointee.data
     else { return false }
     var difference: Int64 = 0
     for d in 0..<Int(want.pointee.rank) { difference |= shape[d] ^ want.pointee.shape[d] }
     let (first, over) = UInt(bitPattern: data).addingReportingOverflow(UInt(t.pointee.byte_offset))
     let (last, tooLarge) = first.addingReportingOverflow(UInt(bitPattern: Int(want.pointee.bytes)))
-    guard difference == 0, !over, !tooLarge, first & UInt(want.pointee.dtype.size &- 1) == 0 else { return false }
+    guard difference == 0, !over, !tooLarge, first & want.pointee.alignMask == 0 else { return false }
     range = ByteRange(low: first, high: last)
     out.pointee = attune_tensor(
       data: UnsafeMutableRawPointer(bitPattern: first), device: t.pointee.device, ndim: t.pointee.ndim,

@@ -33,6 +33,7 @@ struct PlanRecord {
 
 struct PlanTensor {
   var rank: Int32, dtype: DType, isOutput: Bool, stridedLast: Bool
+  var typeBits: UInt32, alignMask: UInt  // the DLPack type as one word; element size - 1
   var state: Int32  // STATE_OUT: its STATE, else -1
   var shape: UnsafePointer<Int64>
   var strides: UnsafePointer<Int64>, bytes: Int64  // of the compact tensor of this shape
@@ -108,7 +109,8 @@ package final class Plan: @unchecked Sendable {
       tensors.append(
         PlanTensor(
           rank: given ? problem.storage.givenRanks[i] : -1, dtype: problem.dtype(i), isOutput: model.isOutput,
-          stridedLast: model.spec.stridedLast, state: Int32(model.state ?? -1),
+          stridedLast: model.spec.stridedLast, typeBits: Layout.bits(problem.dtype(i).dlpack),
+          alignMask: UInt(problem.dtype(i).size - 1), state: Int32(model.state ?? -1),
           shape: UnsafePointer(problem.storage.extents + 8 * i), strides: memory.array(Layout.compactStrides(shape)),
           bytes: Binder.byteCount(shape, problem.storage.dtypes[i]) ?? 0))
     }

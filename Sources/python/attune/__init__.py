@@ -2,7 +2,7 @@
 
     import attune
     ctx = attune.Context(threads=2)
-    result = ctx.run("softmax", q=q, k=k, v=v, causal=True)
+    result = ctx.run(ctx.operators()[0], q=q, k=k, v=v, causal=True)
     result["o"]
 
 Arrays are numpy's or anything with __dlpack__ and are never copied. Errors raise attune.Error.

@@ -108,7 +108,7 @@ class Context:
     def run(self, op, /, *, entry="forward", kernel=None, outputs=None, out=None, **arguments):
         """Computes an entry of an operator.
 
-        op         "softmax", or "softmax@plugin.id"
+        op         name of an operator, or "name@plugin.id"
         kernel     "name" or "name:bq=64,bk=128" forces a kernel and its knobs
         outputs    names of the outputs; default: `o` and every output that is not optional, for
                    gradients those of all given tensors

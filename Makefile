@@ -30,11 +30,8 @@ test: build $(filter $(B)/%,$(PYTHON)) ## run the tests; the last line counts th
 check: build lint $(filter $(B)/%,$(PYTHON)) ## the tests, the long ones too
 	$(PYTHON) Tests/run --long
 
-# OPENBLAS_* variables of a shell can halve OpenBLAS's speed, so measurements run without them.
-bench: build ## time every operator on its own benchmark problems
-	@for op in $$($(B)/bin/attune list --json | python3 -c \
-	  'import json, sys; print(*(o["id"] for o in json.load(sys.stdin)["operators"]))'); \
-	do env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(B)/bin/attune bench $$op || exit 1; done
+bench: build ## time every operator, then compare with other libraries (BENCH="--only decode --json FILE")
+	python3 Tests/Benchmarks/run $(BENCH)
 
 abi: ## rewrite the layout golden from the headers: goes with a line in CHANGELOG.md
 	python3 Tests/ABI/layout.py --write

@@ -45,7 +45,7 @@ TEST(unknown_plugin_of_operator) {
 TEST(unknown_entry) {
   call *c = make_call();
   c->problem.entry = "sideways";
-  refused(c, ATTUNE_E_NOT_FOUND, "", WORDS("sideways", "forward"));
+  refused(c, ATTUNE_E_NOT_FOUND, "entry", WORDS("sideways", "forward"));
 }
 TEST(unknown_kernel) {
   call *c = make_call();

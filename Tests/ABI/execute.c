@@ -303,6 +303,37 @@ TEST(threads_of_the_caller) {
   }
   attune_context_release(context);
 }
+/* The caller knows no number of workers but the context's, however few tasks a plan has. */
+static attune_status on_the_last_worker(void *user, int64_t n, int64_t grain, attune_task_fn fn, void *arg) {
+  (void)grain;
+  ++*(int *)user;
+  fn(arg, 0, n, 2);
+  return ATTUNE_OK;
+}
+TEST(threads_of_the_caller_that_outnumber_the_tasks) {
+  int regions = 0;
+  attune_context_options options = {0};
+  attune_context *context = NULL;
+  options.struct_size = sizeof options;
+  options.workers = 3;
+  options.plugin_path = plugin_directory;
+  options.user = &regions;
+  options.parallel_for = on_the_last_worker;
+  CHECK_INT(attune_context_create(&options, &context, NULL), ATTUNE_OK);
+  for (int workers = 0; workers < 3; workers++) {
+    call *c = make_call();
+    c->problem.kernel = "slow";
+    c->problem.workers = workers;
+    set_sizes(c, 1, 2, 2, 3, 4, 3, 2);
+    attune_plan *plan = make_plan(context, c);
+    execute(plan, c);
+    check_result(c);
+    attune_plan_release(plan);
+    free(c);
+  }
+  CHECK_INT(regions, 2); /* workers = 1 asks for none */
+  attune_context_release(context);
+}
 TEST(threads_of_the_caller_that_leave_work_out) {
   lender l = {0, 1};
   attune_context *context = lent_context(&l);

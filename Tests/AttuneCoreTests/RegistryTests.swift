@@ -122,7 +122,7 @@ import Testing
     let environment = [
       "ATTUNE_PLUGIN_PATH": "/a:/b", "ATTUNE_DISABLE": "x,y*", "ATTUNE_TUNE": "estimate", "ATTUNE_THREADS": "3",
       "ATTUNE_MAX_ISA": "avx2", "ATTUNE_CHECK": "1", "ATTUNE_TUNE_BUDGET_MS": "250", "ATTUNE_WISDOM": "",
-      "ATTUNE_CACHE_DIR": "/cache", "ATTUNE_RECORD_SHAPES": "/shapes", "ATTUNE_LOG": "info", "HOME": "/home/me",
+      "ATTUNE_CACHE_DIR": "/cache", "ATTUNE_RECORD_SHAPES": "/shapes", "ATTUNE_LOG": "info", "HOME": "/users/me",
     ]
     let c = try Configuration(options: &options, isSecure: false) { environment[$0] }
     #expect(c.pluginPath == "/a:/b" && c.disable == ["x", "y*"] && c.tuneMode == .estimate && c.workers == 3)

@@ -25,17 +25,14 @@ HWY_INLINE V ScaleByPowerOf2(D d, V p, V n) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp2(D d, V x) {
 #if HWY_TARGET == HWY_AVX3
-  // scalef handles every exponent: 2^-inf = 0 although the polynomial is NaN there.
-  const V n = V{_mm512_roundscale_ps(x.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  // One instruction for what is left of x after rounding; scalef handles every exponent: 2^-inf is 0.
+  const V r = V{_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  const V n = hn::Sub(x, r);
 #else
   const V least = hn::Set(d, -126.0f);
   const auto normal = hn::Ge(x, least);
   const V clamped = hn::Min(hn::Max(x, least), hn::Set(d, 127.99999f));
   const V n = hn::Round(clamped);
-#endif
-#if HWY_TARGET == HWY_AVX3
-  const V r = hn::Sub(x, n);
-#else
   const V r = hn::Sub(clamped, n);
 #endif
   V p = hn::Set(d, 0x1.5bba14p-10f);

@@ -9,11 +9,18 @@ namespace attune_kit {
 
 // Index of types.h of a tensor's element type; -1 when it is none of them.
 inline int DType(const attune_tensor& t) {
-  for (int i = 0; i <= ATTUNE_I8; i++) {
-    const attune_dtype d = attune_dtype_of(i);
-    if (t.dtype.code == d.code && t.dtype.bits == d.bits) return i;
+  switch (t.dtype.code << 8 | t.dtype.bits) {
+    case 2 << 8 | 32: return ATTUNE_F32;
+    case 4 << 8 | 16: return ATTUNE_BF16;
+    case 2 << 8 | 16: return ATTUNE_F16;
+    case 2 << 8 | 64: return ATTUNE_F64;
+    case 0 << 8 | 32: return ATTUNE_I32;
+    case 0 << 8 | 64: return ATTUNE_I64;
+    case 1 << 8 | 8: return ATTUNE_U8;
+    case 6 << 8 | 8: return ATTUNE_BOOL;
+    case 0 << 8 | 8: return ATTUNE_I8;
+    default: return -1;
   }
-  return -1;
 }
 
 inline float BitsToFloat(uint32_t u) {
@@ -93,8 +100,9 @@ inline void StoreScalar(void* data, int64_t index, int dtype, double x) {
   }
 }
 
-// A strided tensor read by index. Missing trailing indices are 0; an extent of 1 broadcasts (its stride counts as 0).
-// The tensor may be absent: then it is false and must not be read.
+// A strided tensor read by index. Missing trailing indices are 0; an extent of 1 broadcasts (its stride
+// counts as 0). The tensor may be absent: then it is false and must not be read. Borrows the tensor's shape and is
+// cheap to make: a small call makes one of each argument.
 class View {
  public:
   View() = default;
@@ -102,19 +110,16 @@ class View {
     if (!t) return;
     data_ = attune_data(t);
     dtype_ = attune_kit::DType(*t);
-    present_ = true;
     ndim_ = t->ndim;
-    for (int i = 0; i < t->ndim && i < kMaxRank; i++) {
-      shape_[i] = t->shape[i];
-      stride_[i] = t->shape[i] > 1 ? t->strides[i] : 0;
-    }
+    shape_ = t->shape;
+    for (int i = 0; i < t->ndim && i < kMaxRank; i++) stride_[i] = t->shape[i] > 1 ? t->strides[i] : 0;
   }
-  explicit operator bool() const { return present_; }
+  explicit operator bool() const { return ndim_ >= 0; }
   int DType() const { return dtype_; }
   int Rank() const { return ndim_; }
   void* Data() const { return data_; }
   int64_t Dim(int i) const { return i < ndim_ ? shape_[i] : 1; }
-  int64_t Stride(int i) const { return i < ndim_ ? stride_[i] : 0; }
+  int64_t Stride(int i) const { return i < kMaxRank ? stride_[i] : 0; }
   // Elements from the first one.
   int64_t Offset(int64_t a = 0, int64_t b = 0, int64_t c = 0, int64_t d = 0, int64_t e = 0) const {
     return a * stride_[0] + b * stride_[1] + c * stride_[2] + d * stride_[3] + e * stride_[4];
@@ -131,9 +136,9 @@ class View {
  private:
   static constexpr int kMaxRank = 8;
   void* data_ = nullptr;
-  int dtype_ = -1, ndim_ = 0;
-  bool present_ = false;
-  int64_t shape_[kMaxRank] = {}, stride_[kMaxRank] = {};
+  const int64_t* shape_ = nullptr;
+  int dtype_ = -1, ndim_ = -1;  // absent
+  int64_t stride_[kMaxRank] = {};
 };
 
 }  // namespace attune_kit

@@ -38,23 +38,23 @@ HWY_INLINE void Tile(size_t depth, const float* HWY_RESTRICT a, size_t lda, cons
   V sum[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; v++) sum[i][v] = kAdd ? hn::LoadU(d, c + i * ldc + v * kLanes) : hn::Zero(d);
   }
   for (size_t k = 0; k < depth; k++) {
     V row[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; v++) row[v] = LoadAsFloat(d, b + k * ldb + v * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; i++) {
       const V scalar = hn::Set(d, a[i * lda + k]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, row[v], sum[i][v]);
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; v++) hn::StoreU(sum[i][v], d, c + i * ldc + v * kLanes);
   }
 }
@@ -65,6 +65,28 @@ HWY_INLINE void TileRows(int rows, size_t depth, const float* a, size_t lda, con
                          size_t ldc) {
   if (rows >= kRows) return Tile<kRows, kVectors, kAdd>(depth, a, lda, b, ldb, c, ldc);
   if constexpr (kRows > 1) TileRows<kVectors, kAdd, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
+}
+
+// C[rows x columns] += A B for 1 <= rows <= kRows and columns a multiple of kLanes. Few rows take many columns at a
+// time, so that enough sums are under way, and so that rows of B, which may lie in memory, are read in long pieces.
+template <int kRows = kTileRows, class T>
+HWY_INLINE void TileColumns(int rows, size_t columns, size_t depth, const float* a, size_t lda, const T* b, size_t ldb,
+                            float* c, size_t ldc) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return TileColumns<kRows - 1>(rows, columns, depth, a, lda, b, ldb, c, ldc);
+  }
+  constexpr int kSums = 2 * kTileRows, kVectors = 8 * kRows <= kSums ? 8 : 4 * kRows <= kSums ? 4 : 2;
+  size_t e = 0;
+  for (; e + kVectors * kLanes <= columns; e += kVectors * kLanes) {
+    Tile<kRows, kVectors, true>(depth, a, lda, b + e, ldb, c + e, ldc);
+  }
+  if constexpr (kVectors > 4) {
+    if (e + 4 * kLanes <= columns) Tile<kRows, 4, true>(depth, a, lda, b + e, ldb, c + e, ldc), e += 4 * kLanes;
+  }
+  if constexpr (kVectors > 2) {
+    if (e + 2 * kLanes <= columns) Tile<kRows, 2, true>(depth, a, lda, b + e, ldb, c + e, ldc), e += 2 * kLanes;
+  }
+  if (e < columns) Tile<kRows, 1, true>(depth, a, lda, b + e, ldb, c + e, ldc);
 }
 
 #endif  // ATTUNE_ISA

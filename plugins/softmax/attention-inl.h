@@ -27,7 +27,8 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 // come from the second. A multiple of kTileRows.
 constexpr size_t kBlockRows = 4 * kTileRows;
 
-// One worker's slice of the workspace. The expression in plugin.cpp reserves exactly this.
+// One worker's slice of the workspace, for tiles of `queries` rows and `keys` keys. Its size is what
+// ATTUNE_SOFTMAX_SCRATCH in plugin.cpp says.
 struct Scratch {
   size_t ld_q, ld_o, ld_s;  // row lengths in floats
   float *q, *o;             // query rows and outputs
@@ -35,12 +36,12 @@ struct Scratch {
   float *m, *sum;           // softmax state: maximum, kLanes partial sums
   Interval* visible;        // keys of each query row
   TileMemory tile;
+  float* end;               // behind the slices of all workers
 
-  Scratch(const attune_exec& x, const Problem& c) {
-    const size_t queries = x.knobs[kQueryRows], keys = x.knobs[kKeyRows];
+  Scratch(const attune_exec& x, uint32_t worker, const Problem& c, size_t queries, size_t keys) {
     ld_q = (c.D + 31) / 32 * 32, ld_o = (c.Dv + 31) / 32 * 32, ld_s = keys + 16;
     const size_t floats = queries * (ld_q + ld_o + 48) + 32 * (keys + 16) + (keys + 33) * (ld_q + ld_o);
-    float* at = static_cast<float*>(x.workspace) + x.worker * floats;
+    float* at = static_cast<float*>(x.workspace) + worker * floats;
     const auto take = [&](size_t n) {
       float* p = at;
       at += n;
@@ -51,51 +52,32 @@ struct Scratch {
     tile = {keys, ld_q, ld_o, take(keys * ld_q), take(keys * ld_o), take(32 * (ld_q + ld_o)), take(ld_q + ld_o)};
     sum = take(queries * 16), visible = reinterpret_cast<Interval*>(take(queries * 4)), m = take(queries);
     memset(tile.zero, 0, sizeof(float) * ld_q);
+    end = static_cast<float*>(x.workspace) + x.n_workers * floats;
   }
 };
 
-// Keys: PackedKeys or KeysInPlace.
-template <class Keys>
+// Nothing happens to a score between q.k and the softmax, so scores may be kept in units of log2.
+inline bool IsPlain(const Problem& c) {
+  return !c.sigmoid && c.softcap == 0 && !c.slopes && !c.bias && !c.mask;
+}
+
+// `rows` query rows of one kv head of one sequence, from `first` on: Start, then Attend or Take any number of times,
+// then Finish or Save. Keys: PackedKeys or KeysInPlace.
+template <class Keys, bool kPlain>
 class Attention {
  public:
-  // `rows` query rows of one kv head of one sequence, from `first` on.
   Attention(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows)
       : c_(c), w_(w), s_(s), head_(head), first_(first), rows_(rows), keys_(c, s, head, w.tile) {}
 
-  // kPlain: nothing happens to a score between q.k and the softmax, so scores are kept in units of log2.
-  template <bool kPlain>
-  void Run() {
-    const Interval all = Begin(kPlain ? c_.scale * kLog2E : c_.scale);
-    const int64_t step = int64_t(w_.tile.keys);
-    for (int64_t j = all.begin; j < all.end; j += step) {
-      begin_ = j, end_ = all.end - j < step ? all.end : j + step;
-      keys_.Load(begin_, end_);
-      FindGroups();
-      for (size_t r = 0; r < rows_; r += kBlockRows) {
-        const size_t n = rows_ - r < kBlockRows ? rows_ - r : kBlockRows;
-        const Block block = {
-            n, w_.ld_q, w_.ld_s, w_.ld_o, w_.q + r * w_.ld_q, w_.s, w_.o + r * w_.ld_o, groups_ + r / kTileRows};
-        keys_.Scores(block);
-        for (size_t i = 0; i < n; i++) Weights<kPlain>(r + i, w_.s + i * w_.ld_s);
-        keys_.Add(block);
-        for (size_t i = 0; i < n; i++) AddRest(r + i, w_.s + i * w_.ld_s);
-      }
-    }
-    for (size_t r = 0; r < rows_; r++) Finish<kPlain>(r);
-  }
-
- private:
-  int64_t Query(size_t r) const { return (first_ + int64_t(r)) / c_.Group(); }
-  int64_t Head(size_t r) const { return head_ * c_.Group() + (first_ + int64_t(r)) % c_.Group(); }
-
   // Loads the queries, finds what each sees, clears the state. Returns the keys that any row sees.
-  Interval Begin(double scale) {
+  Interval Start() {
+    const float scale = float(kPlain ? c_.scale * kLog2E : c_.scale);
     Interval all = {INT64_MAX, INT64_MIN};
     const int64_t size = c_.q.view.DType() == ATTUNE_F32 ? 4 : 2;
     for (size_t r = 0; r < rows_; r++) {
       const int64_t at = c_.QueryAt(c_.q, s_, Head(r), Query(r));
       kit::WithFloatType(c_.q.view.DType(), static_cast<const char*>(c_.q.view.Data()) + at * size,
-                         [&](const auto* p) { kit::Widen(p, c_.D, float(scale), w_.q + r * w_.ld_q); });
+                         [&](const auto* p) { kit::Widen(p, c_.D, scale, w_.q + r * w_.ld_q); });
       const Interval v = w_.visible[r] = VisibleKeys(c_, s_, Query(r));
       if (v.end <= v.begin) continue;
       if (v.begin < all.begin) all.begin = v.begin;
@@ -105,6 +87,64 @@ class Attention {
     memset(w_.sum, 0, sizeof(float) * rows_ * kLanes);
     memset(w_.o, 0, sizeof(float) * rows_ * w_.ld_o);
     return all;
+  }
+
+  // Takes in those keys of [from, to) that the rows see.
+  void Attend(int64_t from, int64_t to) {
+    const int64_t step = int64_t(w_.tile.keys);
+    for (int64_t j = from; j < to; j = end_) {
+      begin_ = j, end_ = to - j < step ? to : j + step;
+      keys_.Load(begin_, end_);
+      FindGroups();
+      for (size_t r = 0; r < rows_; r += kBlockRows) {
+        const size_t n = rows_ - r < kBlockRows ? rows_ - r : kBlockRows;
+        const Block block = {
+            n, w_.ld_q, w_.ld_s, w_.ld_o, w_.q + r * w_.ld_q, w_.s, w_.o + r * w_.ld_o, groups_ + r / kTileRows};
+        keys_.Scores(block);
+        for (size_t i = 0; i < n; i++) Weights(r + i, w_.s + i * w_.ld_s);
+        keys_.Add(block);
+        for (size_t i = 0; i < n; i++) AddRest(r + i, w_.s + i * w_.ld_s);
+      }
+    }
+  }
+
+  // Normalises and stores the rows.
+  void Finish() {
+    for (size_t r = 0; r < rows_; r++) FinishRow(r);
+  }
+
+  // The state of a row as one array: what it has accumulated, its maximum and sum.
+  static size_t PartSize(const Scratch& w) { return w.ld_o + 16; }
+  // Writes the state of row r to parts + r * distance.
+  void Save(float* parts, size_t distance) const {
+    const hn::ScalableTag<float> d;
+    for (size_t r = 0; r < rows_; r++, parts += distance) {
+      memcpy(parts, w_.o + r * w_.ld_o, sizeof(float) * w_.ld_o);
+      parts[w_.ld_o] = w_.m[r];
+      parts[w_.ld_o + 1] = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
+    }
+  }
+  // Takes in what another Attention saved, over other keys.
+  void Take(const float* parts, size_t distance) {
+    for (size_t r = 0; r < rows_; r++, parts += distance) {
+      const float old = w_.m[r], m = parts[w_.ld_o], now = m > old ? m : old;
+      const float top = now == -INFINITY ? 0 : now;  // never -inf - -inf
+      const float keep = Exponential(old - top), factor = c_.sigmoid ? 1 : Exponential(m - top);
+      float *o = w_.o + r * w_.ld_o, *sum = w_.sum + r * kLanes;
+      if (keep != 1 && !c_.sigmoid) kit::ScaleRow(o, w_.ld_o, keep);
+      kit::AddScaled(parts, w_.ld_o, factor, o);
+      *sum = *sum * keep + parts[w_.ld_o + 1] * factor;
+      w_.m[r] = now;
+    }
+  }
+
+ private:
+  int64_t Query(size_t r) const { return (first_ + int64_t(r)) / c_.Group(); }
+  int64_t Head(size_t r) const { return head_ * c_.Group() + (first_ + int64_t(r)) % c_.Group(); }
+
+  static float Exponential(float x) {
+    const hn::ScalableTag<float> d;
+    return hn::GetLane(kit::ExpOf<kPlain>(d, hn::Set(d, x)));
   }
 
   // Keys of row r in the current tile, counted from its first; empty when the second is not larger.
@@ -130,7 +170,6 @@ class Attention {
   }
 
   // Scores s of row r become weights; what the row has accumulated is scaled to the new maximum.
-  template <bool kPlain>
   HWY_NOINLINE void Weights(size_t r, float* s) {
     const Interval v = InTile(r);
     if (v.end <= v.begin) return;
@@ -152,8 +191,7 @@ class Attention {
   }
 
   // Normalises and stores row r.
-  template <bool kPlain>
-  HWY_NOINLINE void Finish(size_t r) {
+  HWY_NOINLINE void FinishRow(size_t r) {
     const hn::ScalableTag<float> d;
     double m = kPlain ? w_.m[r] * kLn2 : w_.m[r], factor = 1, total = 1;
     if (!c_.sigmoid) {

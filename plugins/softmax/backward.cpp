@@ -20,11 +20,11 @@ namespace {
 
 // The phases of one call. Whoever writes something is its only writer, and how the work is cut depends on sizes and
 // knobs alone, so that the bits do not depend on the number of workers:
-//   rows       lse and delta of every query row                          (sequence, head, tile of queries)
-//   keys       dk and dv; a share of dq for every slice of the keys      (sequence, kv head, slice)
-//   queries    dq = the sum of its shares                                (head, block of rows)
-//   bias       dbias                                                     (one row of tiles of dbias)
-//   heads      dsinks, dalibi_slopes                                     (head)
+//   Rows       lse and delta of every query row                          (sequence, head, tile of queries)
+//   Keys       dk and dv; a share of dq for every slice of the keys      (sequence, kv head, slice)
+//   Queries    dq = the sum of its shares                                (head, block of rows)
+//   Bias       dbias                                                     (one row of tiles of dbias)
+//   Heads      dsinks, dalibi_slopes                                     (head)
 class Backward {
  public:
   explicit Backward(const attune_exec& x)
@@ -35,7 +35,7 @@ class Backward {
         key_rows_(x.knobs[kBwdKeyRows]),
         slices_(x.knobs[kBwdSlices]),
         total_(c_.cu_q ? c_.q.view.Dim(0) : c_.B * c_.q.view.Dim(2)),
-        longest_(c_.cu_q ? total_ : c_.q.view.Dim(2)),
+        per_batch_(c_.cu_q ? total_ : c_.q.view.Dim(2)),
         ld_dq_(Padded(c_.D)),
         tile_floats_(ScoreTile::Floats(x, c_)),
         scores_(g_.dq.view || g_.dk.view || g_.dslopes),
@@ -51,8 +51,11 @@ class Backward {
   attune_status Run() {
     attune_status status = ATTUNE_OK;
     if (!c_.sigmoid) {  // which has neither lse nor delta
-      const int64_t tiles = Tiles(longest_, query_rows_);
-      status = Parallel(c_.B * c_.Hq * tiles, [&](ScoreTile& t, int64_t n) { Rows(t, n / tiles, n % tiles); });
+      const int64_t parts = c_.cu_q ? 1 : Tiles(per_batch_, query_rows_);  // packed sequences differ in length
+      status = Parallel(c_.B * c_.Hq * parts, [&](ScoreTile& t, int64_t n) {
+        const Sequence s = c_.At(n / parts / c_.Hq);
+        for (int64_t i = n % parts * query_rows_; i < s.nq; i += parts * query_rows_) Rows(t, s, n / parts % c_.Hq, i);
+      });
     }
     if (status == ATTUNE_OK && (scores_ || g_.dv.view)) {
       status = Parallel(c_.B * c_.Hkv * slices_, [&](ScoreTile& t, int64_t n) { Keys(t, n / slices_, n % slices_); });
@@ -62,7 +65,7 @@ class Backward {
       status = Parallel(c_.Hq * blocks, [&](ScoreTile&, int64_t n) { Queries(n / blocks, n % blocks * kBlock); });
     }
     if (status == ATTUNE_OK && g_.dbias && g_.dbias.Dim(2) > 0 && g_.dbias.Dim(3) > 0) {
-      const int64_t tiles = g_.dbias.Dim(2) > 1 ? Tiles(longest_, query_rows_) : 1;
+      const int64_t tiles = g_.dbias.Dim(2) > 1 ? Tiles(per_batch_, query_rows_) : 1;
       status = Parallel(g_.dbias.Dim(0) * g_.dbias.Dim(1) * tiles,
                         [&](ScoreTile& t, int64_t n) { Bias(t, n / tiles, n % tiles * query_rows_); });
     }
@@ -102,10 +105,7 @@ class Backward {
   float* Dq(int64_t slice, int64_t row) const { return dq_ + (slice * c_.Hq * total_ + row) * ld_dq_; }
 
   // P_ij = exp(s_ij - lse_i), delta_i = <do_i, o_i> - dlse_i: what is not given is computed from the scores.
-  void Rows(ScoreTile& t, int64_t head_index, int64_t tile) const {
-    const Sequence s = c_.At(head_index / c_.Hq);
-    const int64_t h = head_index % c_.Hq, first = tile * query_rows_;
-    if (first >= s.nq) return;
+  void Rows(ScoreTile& t, const Sequence& s, int64_t h, int64_t first) const {
     const size_t count = s.nq - first < query_rows_ ? s.nq - first : query_rows_;
     const bool scan_delta = delta_wanted_ && !c_.o.view && g_.d_o.view;
     float *lse = lse_ + RowOf(s, h, first), *delta = delta_ + RowOf(s, h, first);
@@ -223,15 +223,14 @@ class Backward {
     for (int64_t row = first; row < total_ && row < first + kBlock; row++) {
       float* sum = Dq(0, h * total_ + row);
       for (int64_t slice = 1; slice < slices_; slice++) kit::AddScaled(Dq(slice, h * total_ + row), c_.D, 1, sum);
-      const int64_t nq = c_.cu_q ? total_ : longest_;
-      StoreRow(g_.dq.view, g_.dq.At(row / nq, h, row % nq), c_.D, float(c_.scale), sum);
+      StoreRow(g_.dq.view, g_.dq.At(row / per_batch_, h, row % per_batch_), c_.D, float(c_.scale), sum);
     }
   }
 
   // dbias of one of its (batch, head) rows: of the queries from `first` on, or the sum over all of them.
   void Bias(ScoreTile& t, int64_t index, int64_t first) const {
     const View& out = g_.dbias;
-    const int64_t b = index / out.Dim(1), h = index % out.Dim(1), left = longest_ - first;
+    const int64_t b = index / out.Dim(1), h = index % out.Dim(1), left = per_batch_ - first;
     const bool each_query = out.Dim(2) > 1, each_key = out.Dim(3) > 1;
     const size_t count = !each_query ? 1 : left < query_rows_ ? left : query_rows_;
     float row_sums[kMaxTile] = {};
@@ -290,7 +289,7 @@ class Backward {
   const Problem c_;
   const Gradients g_;
   const int64_t query_rows_, key_rows_, slices_;
-  const int64_t total_, longest_;  // query rows of a head over all sequences; at most so many of one sequence
+  const int64_t total_, per_batch_;  // query rows of a head: of the call, between two steps of the batch stride
   const size_t ld_dq_, tile_floats_;
   const bool scores_, delta_wanted_;  // is the gradient of scores asked for, apart from dbias; is delta needed
   double* slopes_;                    // shares of dalibi_slopes [slices, B, Hq]

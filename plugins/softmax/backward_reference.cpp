@@ -74,7 +74,8 @@ double Weights(const Problem& c, const Sequence& s, int64_t h, int64_t i, int64_
 
 // Adds what query i of head h contributes, and stores its own gradient.
 void Row(const Problem& c, const Gradients& g, const Sums& sums, const Sequence& s, int64_t h, int64_t i) {
-  const int64_t position = SaturatingAdd(s.q_offset, i), head = h / c.Group(), first_key = c.cu_k ? s.k_begin : s.b * c.Nk;
+  const int64_t position = SaturatingAdd(s.q_offset, i), head = h / c.Group();
+  const int64_t first_key = c.cu_k ? s.k_begin : s.b * c.Nk;
   const double lse = Weights(c, s, h, i, position, sums.p);
   const View &q = c.q.view, &d_o = g.d_o.view;
   const int64_t q_at = c.QueryAt(c.q, s, h, i), do_at = c.QueryAt(g.d_o, s, h, i);

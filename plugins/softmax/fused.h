@@ -5,12 +5,16 @@
 
 namespace softmax {
 
+// A row is (query, head of the group), heads of one query next to each other, so that a group shares its keys.
+//
+// Fused: keys and values are packed, for many rows. Task = (sequence, kv head, tile of query rows).
 enum FusedKnob { kQueryRows, kKeyRows };
 constexpr int64_t kMaxQueryRows = 512;  // largest value of the first
+// Rows: keys and values are read in place, for few rows; no codes. Called once, shares out its work itself: long keys
+// are cut into chunks whose results are merged.
+enum RowsKnob { kRowsKeyRows, kRowsChunk };
+constexpr int64_t kFewRows = 32;  // of a tile
 
-// Task = (sequence, kv head, tile of query rows); a row is (query, head of the group), heads of one query next to each
-// other, so that a group shares its keys. Fused: keys and values are packed, for many rows. Rows: they are read in
-// place, for few; no codes.
 #define ATTUNE_SOFTMAX_KERNELS(isa)                 \
   namespace isa {                                   \
   attune_status FusedForward(const attune_exec* x); \

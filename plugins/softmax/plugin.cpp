@@ -16,46 +16,66 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
   k.tasks = "B*Hq";
   k.workspace = workspace;
-  k.efficiency = 0.004;
+  k.efficiency = 0.04;
   return k;
 }
 
 constexpr int64_t kQueryRowValues[] = {32, 64, 128, 256, 512}, kKeyRowValues[] = {64, 128, 256};
-constexpr int64_t kFewRowValues[] = {32};
+constexpr int64_t kChunkValues[] = {64, 512, 2048};
 constexpr attune_knob kFusedKnobs[] = {
     Knob("bq", kQueryRowValues, 3, "query rows (queries times heads of a group) per task"),
-    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("bk", kKeyRowValues, 2, "keys per tile"),
 };
 constexpr attune_knob kRowsKnobs[] = {
-    Knob("bq", kFewRowValues, 0, "query rows per task"),
-    Knob("bk", kKeyRowValues, 0, "keys per tile"),
+    Knob("bk", kKeyRowValues, 1, "keys per tile"),
+    Knob("chunk", kChunkValues, 1, "keys per piece of work"),
 };
 
-constexpr char kWorkspace[] =
-    "4*$workers*(k.bq*(32*cdiv(D,32)+32*cdiv(Dv,32)+48)+32*(k.bk+16)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))";
+// Scratch of each worker for tiles of ROWS query rows; see attention-inl.h.
+#define ATTUNE_SOFTMAX_SCRATCH(ROWS) \
+  "4*$workers*(" ROWS "*(32*cdiv(D,32)+32*cdiv(Dv,32)+48)+32*(k.bk+16)+(k.bk+33)*(32*cdiv(D,32)+32*cdiv(Dv,32)))"
+// The chunks of all rows, when there is more than one per row; see rows.cpp.
+#define ATTUNE_SOFTMAX_PARTS "*cdiv(Nk,k.chunk)*(Nk>k.chunk)*(32*cdiv(Dv,32)+16)"
+constexpr char kFusedWorkspace[] = ATTUNE_SOFTMAX_SCRATCH("k.bq");
+constexpr char kForwardRowsWorkspace[] =
+    ATTUNE_SOFTMAX_SCRATCH("32") "+4*(p.layout!=thd)*Hq*Tq" ATTUNE_SOFTMAX_PARTS;
+constexpr char kStepRowsWorkspace[] = ATTUNE_SOFTMAX_SCRATCH("32") "+4*B*Hq*Nq" ATTUNE_SOFTMAX_PARTS;
+#undef ATTUNE_SOFTMAX_SCRATCH
+#undef ATTUNE_SOFTMAX_PARTS
 
-constexpr attune_kernel Fused(const char* tasks, double efficiency) {
+constexpr attune_kernel Fused(const char* tasks, const char* bytes, double efficiency) {
   attune_kernel k =
       Kernel("", ATTUNE_INVARIANT, nullptr, "packed tiles of keys, register-tile products, online softmax");
   k.knobs = Span(kFusedKnobs);
-  k.knob_when = "k.bq<=32||k.bq<2*Hq/Hkv*Nq";
+  // No tile much larger than what there is, and some tasks to share.
+  k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bq<=64||4*k.bq<=B*Hq*Nq)&&(k.bk<=64||k.bk<2*Nk)";
   k.tasks = tasks;
-  k.workspace = kWorkspace;
+  // Packing a tile of keys costs what about 12 rows cost.
+  k.flops = "2*B*Hkv*(Hq/Hkv*Nq+12*cdiv(Hq/Hkv*Nq,256))*Nk*(D+Dv)/(1+p.causal)";
+  k.bytes = bytes;
+  k.workspace = kFusedWorkspace;
   k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Rows(const char* tasks, const char* when, double efficiency) {
-  attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "keys and values read in place, once per group of heads");
+constexpr attune_kernel Rows(const char* workspace, const char* when, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "keys and values read in place, once per group of heads; long keys in chunks");
   k.knobs = Span(kRowsKnobs);
   k.when = when;
-  k.tasks = tasks;
-  k.workspace = kWorkspace;
+  k.workspace = workspace;
   k.efficiency = efficiency;
   return k;
 }
 // Few rows per kv head, and no codes.
 constexpr char kForwardRowsWhen[] = "Hq/Hkv*Nq<=32&&dt(k)<u8&&dt(k_pages)<u8", kStepRowsWhen[] = "Hq/Hkv*Nq<=32";
 constexpr char kForwardTasks[] = "(p.layout==bhnd)*B*Hkv*cdiv(Hq/Hkv*Nq,k.bq)+(p.layout!=bhnd)*Hkv*(Hq/Hkv*Tq/k.bq+B)";
+// Tensors once, and something for the packed copies, so that of two kernels that wait for memory the one without copies
+// is preferred.
+constexpr char kForwardFusedBytes[] =
+    "bytes(q)+bytes(k)+bytes(v)+bytes(k_pages)+bytes(v_pages)+bytes(mask)+bytes(bias)+4*B*Hq*Nq*Dv+B*Hkv*Nk*(D+Dv)";
+constexpr char kStepFusedBytes[] =
+    "bytes(q)+bytes(mask)+bytes(bias)+2*(bytes(k)+bytes(v)+bytes(k_cache_state)+bytes(v_cache_state))+4*B*Hq*Nq*Dv+"
+    "B*Hkv*Nk*(D+Dv)";
 // At least one per kv head, which writes the cache.
 constexpr char kStepTasks[] = "B*Hkv*max(1,cdiv(Hq/Hkv*Nq,k.bq))";
 
@@ -68,7 +88,7 @@ constexpr attune_kernel NativeKernel(attune_native_fn native) {
   k.args = Span(kNativeRowsArgs);
   k.when = kNativeRowsWhen;
   k.tasks = "B*Hq";
-  k.efficiency = 0.03;
+  k.efficiency = 0.25;
   return k;
 }
 
@@ -113,15 +133,15 @@ constexpr attune_entry BackwardEntry(attune_span kernels) {
 // Not constexpr only because of the cast; constant data all the same.
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.45)),
-    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, 0.8)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.25)),
-    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, 0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.1)),
-    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, 0.1)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.55)),
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.7)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.6)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.65)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.95)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.9)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardTasks, kForwardRowsWhen, 0.45)),
-    OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, 0.8)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.55)),
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.7)),
 #endif
     NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
     Reference(ReferenceForward, "8*$workers*(max(Nk,dim(k,0))+Dv)"),
@@ -135,25 +155,25 @@ constexpr attune_kernel ReferenceBackwardKernel() {
 }
 constexpr attune_kernel kBackwardKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.6)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.3)),
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.75)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.4)),
     OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.1)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.6)),
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.7)),
 #endif
     ReferenceBackwardKernel(),
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.45)),
-    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, 0.8)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.25)),
-    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, 0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.1)),
-    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, 0.1)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.55)),
+    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.7)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.6)),
+    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.65)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.95)),
+    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.9)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepTasks, kStepRowsWhen, 0.45)),
-    OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, 0.8)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.55)),
+    OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.7)),
 #endif
     Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),
 };

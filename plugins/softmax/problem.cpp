@@ -5,30 +5,40 @@
 namespace softmax {
 namespace {
 
-Axes Bhn(const attune_tensor* t) {
-  Axes a;
-  a.view = View(t);
-  a.batch = a.view.Stride(0), a.head = a.view.Stride(1), a.row = a.view.Stride(2);
-  return a;
+// The readers fill what is zero until then, and leave it so for an absent tensor: in a small call nothing else costs as
+// much as a description that is copied around.
+void ReadView(const attune_tensor* t, View* view) {
+  if (t) *view = View(t);
+}
+
+// [B,H,N,...]
+void ReadBhn(const attune_tensor* t, Axes* a) {
+  if (!t) return;
+  a->view = View(t);
+  a->batch = a->view.Stride(0), a->head = a->view.Stride(1), a->row = a->view.Stride(2);
 }
 
 // [T,H,...], or [H,T] for lse.
-Axes Packed(const attune_tensor* t, bool heads_first = false) {
-  Axes a;
-  a.view = View(t);
-  a.row = a.view.Stride(heads_first ? 1 : 0), a.head = a.view.Stride(heads_first ? 0 : 1);
-  return a;
+void ReadPacked(const attune_tensor* t, bool heads_first, Axes* a) {
+  if (!t) return;
+  a->view = View(t);
+  a->row = a->view.Stride(heads_first ? 1 : 0), a->head = a->view.Stride(heads_first ? 0 : 1);
 }
 
-Axes Paged(const attune_tensor* t) {
-  Axes a;
-  a.view = View(t);
-  a.page = a.view.Stride(0), a.row = a.view.Stride(1), a.head = a.view.Stride(2);
-  return a;
+// The layouts without pages.
+void ReadRows(bool bhnd, const attune_tensor* t, bool heads_first, Axes* a) {
+  bhnd ? ReadBhn(t, a) : ReadPacked(t, heads_first, a);
 }
 
-Problem ReadCommon(const attune_exec& x) {
-  Problem p = {};
+// [page,row,H,...]
+void ReadPaged(const attune_tensor* t, Axes* a) {
+  if (!t) return;
+  a->view = View(t);
+  a->page = a->view.Stride(0), a->row = a->view.Stride(1), a->head = a->view.Stride(2);
+}
+
+void ReadCommon(const attune_exec& x, Problem* to) {
+  Problem& p = *to;
   p.layout = Layout(x.params[kLayout].i);
   p.sigmoid = x.params[kActivation].i != 0;
   p.sigmoid_bias = x.params[kSigmoidBias].f;
@@ -39,70 +49,70 @@ Problem ReadCommon(const attune_exec& x) {
   p.B = x.symbols[kB], p.Hq = x.symbols[kHq], p.Hkv = x.symbols[kHkv];
   p.Nk = x.symbols[kNk], p.D = x.symbols[kD], p.Dv = x.symbols[kDv];
   p.scale = x.params[kScale].f != 0 ? x.params[kScale].f : 1 / sqrt(double(p.D));
-  return p;
 }
 
 }  // namespace
 
 Problem ReadForward(const attune_exec& x) {
-  Problem p = ReadCommon(x);
+  Problem p = {};
+  ReadCommon(x, &p);
   const attune_tensor* const* t = x.tensors;
   const bool bhnd = p.layout == kBhnd, paged = p.layout == kPaged;
-  p.q = bhnd ? Bhn(t[kFwdQ]) : Packed(t[kFwdQ]);
-  p.o = bhnd ? Bhn(t[kFwdO]) : Packed(t[kFwdO]);
-  p.lse = bhnd ? Bhn(t[kFwdLse]) : Packed(t[kFwdLse], true);
-  const auto rows = [&](int plain, int pages) {
-    KeyRows r;
-    r.cached = paged ? Paged(t[pages]) : bhnd ? Bhn(t[plain]) : Packed(t[plain]);
-    return r;
+  const auto read_keys = [&](int plain, int pages, KeyRows* rows) {
+    paged ? ReadPaged(t[pages], &rows->cached) : ReadRows(bhnd, t[plain], false, &rows->cached);
   };
-  p.k = rows(kFwdK, kFwdKPages), p.v = rows(kFwdV, kFwdVPages);
-  p.k_scale = rows(kFwdKScale, kFwdKScale), p.k_zero = rows(kFwdKZero, kFwdKZero);
-  p.v_scale = rows(kFwdVScale, kFwdVScale), p.v_zero = rows(kFwdVZero, kFwdVZero);
+  ReadRows(bhnd, t[kFwdQ], false, &p.q), ReadRows(bhnd, t[kFwdO], false, &p.o);
+  ReadRows(bhnd, t[kFwdLse], true, &p.lse);
+  read_keys(kFwdK, kFwdKPages, &p.k), read_keys(kFwdV, kFwdVPages, &p.v);
+  read_keys(kFwdKScale, kFwdKScale, &p.k_scale), read_keys(kFwdKZero, kFwdKZero, &p.k_zero);
+  read_keys(kFwdVScale, kFwdVScale, &p.v_scale), read_keys(kFwdVZero, kFwdVZero, &p.v_zero);
   p.page_size = paged ? p.k.cached.view.Dim(1) : 0;
-  p.page_table = View(t[kFwdPageTable]);
-  p.cu_q = View(t[kFwdCuQ]), p.cu_k = View(t[kFwdCuK]);
-  p.seqlens_k = View(t[kFwdSeqlensK]), p.key_start = View(t[kFwdKeyStart]), p.q_offsets = View(t[kFwdQOffsets]);
-  p.mask = View(t[kFwdMask]), p.bias = View(t[kFwdBias]), p.slopes = View(t[kFwdSlopes]), p.sinks = View(t[kFwdSinks]);
+  ReadView(t[kFwdPageTable], &p.page_table), ReadView(t[kFwdCuQ], &p.cu_q), ReadView(t[kFwdCuK], &p.cu_k);
+  ReadView(t[kFwdSeqlensK], &p.seqlens_k), ReadView(t[kFwdKeyStart], &p.key_start);
+  ReadView(t[kFwdQOffsets], &p.q_offsets), ReadView(t[kFwdMask], &p.mask), ReadView(t[kFwdBias], &p.bias);
+  ReadView(t[kFwdSlopes], &p.slopes), ReadView(t[kFwdSinks], &p.sinks);
   return p;
 }
 
 Problem ReadStep(const attune_exec& x) {
-  Problem p = ReadCommon(x);
+  Problem p = {};
+  ReadCommon(x, &p);
   const attune_tensor* const* t = x.tensors;
   p.layout = kBhnd;
-  p.q = Bhn(t[kStepQ]), p.o = Bhn(t[kStepO]), p.lse = Bhn(t[kStepLse]);
-  p.k = {Bhn(t[kStepKCache]), Bhn(t[kStepK]), x.symbols[kNp]};
-  p.v = {Bhn(t[kStepVCache]), Bhn(t[kStepV]), x.symbols[kNp]};
-  p.k_cache_out = Bhn(t[kStepKCacheOut]), p.v_cache_out = Bhn(t[kStepVCacheOut]);
-  p.seqlens_k = View(t[kStepSeqlensK]), p.key_start = View(t[kStepKeyStart]), p.q_offsets = View(t[kStepQOffsets]);
-  p.mask = View(t[kStepMask]), p.bias = View(t[kStepBias]), p.slopes = View(t[kStepSlopes]),
-  p.sinks = View(t[kStepSinks]);
+  ReadBhn(t[kStepQ], &p.q), ReadBhn(t[kStepO], &p.o), ReadBhn(t[kStepLse], &p.lse);
+  ReadBhn(t[kStepKCache], &p.k.cached), ReadBhn(t[kStepK], &p.k.fresh);
+  ReadBhn(t[kStepVCache], &p.v.cached), ReadBhn(t[kStepV], &p.v.fresh);
+  p.k.split = p.v.split = x.symbols[kNp];
+  ReadBhn(t[kStepKCacheOut], &p.k_cache_out), ReadBhn(t[kStepVCacheOut], &p.v_cache_out);
+  ReadView(t[kStepSeqlensK], &p.seqlens_k), ReadView(t[kStepKeyStart], &p.key_start);
+  ReadView(t[kStepQOffsets], &p.q_offsets), ReadView(t[kStepMask], &p.mask), ReadView(t[kStepBias], &p.bias);
+  ReadView(t[kStepSlopes], &p.slopes), ReadView(t[kStepSinks], &p.sinks);
   return p;
 }
 
 Problem ReadBackward(const attune_exec& x) {
-  Problem p = ReadCommon(x);
+  Problem p = {};
+  ReadCommon(x, &p);
   const attune_tensor* const* t = x.tensors;
   const bool bhnd = p.layout == kBhnd;
-  const auto axes = [&](int i) { return bhnd ? Bhn(t[i]) : Packed(t[i]); };
-  p.q = axes(kBwdQ), p.o = axes(kBwdO);
-  p.lse = bhnd ? Bhn(t[kBwdLse]) : Packed(t[kBwdLse], true);
-  p.k.cached = axes(kBwdK), p.v.cached = axes(kBwdV);
-  p.cu_q = View(t[kBwdCuQ]), p.cu_k = View(t[kBwdCuK]);
-  p.seqlens_k = View(t[kBwdSeqlensK]), p.key_start = View(t[kBwdKeyStart]), p.q_offsets = View(t[kBwdQOffsets]);
-  p.mask = View(t[kBwdMask]), p.bias = View(t[kBwdBias]), p.slopes = View(t[kBwdSlopes]), p.sinks = View(t[kBwdSinks]);
+  ReadRows(bhnd, t[kBwdQ], false, &p.q), ReadRows(bhnd, t[kBwdO], false, &p.o);
+  ReadRows(bhnd, t[kBwdLse], true, &p.lse);
+  ReadRows(bhnd, t[kBwdK], false, &p.k.cached), ReadRows(bhnd, t[kBwdV], false, &p.v.cached);
+  ReadView(t[kBwdCuQ], &p.cu_q), ReadView(t[kBwdCuK], &p.cu_k);
+  ReadView(t[kBwdSeqlensK], &p.seqlens_k), ReadView(t[kBwdKeyStart], &p.key_start);
+  ReadView(t[kBwdQOffsets], &p.q_offsets), ReadView(t[kBwdMask], &p.mask), ReadView(t[kBwdBias], &p.bias);
+  ReadView(t[kBwdSlopes], &p.slopes), ReadView(t[kBwdSinks], &p.sinks);
   return p;
 }
 
 Gradients ReadGradients(const attune_exec& x) {
   const attune_tensor* const* t = x.tensors;
   const bool bhnd = Layout(x.params[kLayout].i) == kBhnd;
-  const auto axes = [&](int i) { return bhnd ? Bhn(t[i]) : Packed(t[i]); };
-  Gradients g;
-  g.d_o = axes(kBwdDo), g.dq = axes(kBwdDq), g.dk = axes(kBwdDk), g.dv = axes(kBwdDv);
-  g.d_lse = bhnd ? Bhn(t[kBwdDlse]) : Packed(t[kBwdDlse], true);
-  g.dbias = View(t[kBwdDbias]), g.dsinks = View(t[kBwdDsinks]), g.dslopes = View(t[kBwdDslopes]);
+  Gradients g = {};
+  ReadRows(bhnd, t[kBwdDo], false, &g.d_o), ReadRows(bhnd, t[kBwdDq], false, &g.dq);
+  ReadRows(bhnd, t[kBwdDk], false, &g.dk), ReadRows(bhnd, t[kBwdDv], false, &g.dv);
+  ReadRows(bhnd, t[kBwdDlse], true, &g.d_lse);
+  ReadView(t[kBwdDbias], &g.dbias), ReadView(t[kBwdDsinks], &g.dsinks), ReadView(t[kBwdDslopes], &g.dslopes);
   return g;
 }
 

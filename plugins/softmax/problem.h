@@ -1,5 +1,5 @@
-// One call of `forward`, `step` or `backward` by meaning: which tensor is which, and where the rows of a sequence lie in each
-// layout. Shared by the reference and every kernel, so that addressing is decided in one place.
+// One call of `forward`, `step` or `backward` by meaning: which tensor is which, and where the rows of a sequence lie in
+// each layout. Shared by the reference and every kernel, so that addressing is decided in one place.
 #ifndef ATTUNE_SOFTMAX_PROBLEM_H_
 #define ATTUNE_SOFTMAX_PROBLEM_H_
 #include "_kit/scalar.h"
@@ -8,7 +8,7 @@ namespace softmax {
 
 using attune_kit::View;
 
-// Orders of the tables in descriptor.cpp.
+// Orders of the tables in tables.h.
 enum Param { kLayout, kActivation, kSigmoidBias, kScale, kCausal, kQOffset, kWindowLeft, kWindowRight, kSoftcap };
 enum Layout { kBhnd, kThd, kPaged };
 enum Symbol { kB, kHq, kHkv, kNq, kNk, kD, kDv };  // the same first seven in every entry but merge

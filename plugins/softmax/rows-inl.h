@@ -50,8 +50,8 @@ HWY_INLINE void WithRow(const Problem& c, const Sequence& s, int64_t head, int64
 
 // Keys [first, last) as panels: panel p holds keys first + p*kPanel ..., its row d their component d. Missing keys of
 // the last panel are 0. `rows`: kPanel rows of `ld` floats; `zero`: a row of zeros.
-HWY_NOINLINE void PackKeys(const Problem& c, const Sequence& s, int64_t head, int64_t first, int64_t last, size_t ld,
-                           float* rows, const float* zero, float* panels) {
+inline HWY_NOINLINE void PackKeys(const Problem& c, const Sequence& s, int64_t head, int64_t first, int64_t last,
+                                  size_t ld, float* rows, const float* zero, float* panels) {
   for (int64_t j = first; j < last; j += kPanel, panels += kPanel * c.D) {
     const float* pointers[kPanel];
     for (size_t r = 0; r < kPanel; r++) {
@@ -74,8 +74,8 @@ HWY_NOINLINE void PackKeys(const Problem& c, const Sequence& s, int64_t head, in
 
 // Values [first, last) as panels of columns: panel p holds columns p*kPanel ..., its row j the value first + j. Panels
 // are panel_rows * kPanel floats apart.
-HWY_NOINLINE void PackValues(const Problem& c, const Sequence& s, int64_t head, int64_t first, int64_t last,
-                             size_t panel_rows, float* buffer, float* panels) {
+inline HWY_NOINLINE void PackValues(const Problem& c, const Sequence& s, int64_t head, int64_t first, int64_t last,
+                                    size_t panel_rows, float* buffer, float* panels) {
   const size_t width = c.Dv;
   for (int64_t j = first; j < last; j++, panels += kPanel) {
     WithRow(c, s, head, j, c.v, c.v_scale, c.v_zero, width, buffer, [&](const auto* p) {
@@ -89,7 +89,7 @@ HWY_NOINLINE void PackValues(const Problem& c, const Sequence& s, int64_t head, 
 
 // Appends this call's keys and values of one kv head to its caches, and copies the old ones unless the update is in
 // place.
-HWY_NOINLINE void WriteCaches(const Problem& c, int64_t b, int64_t head) {
+inline HWY_NOINLINE void WriteCaches(const Problem& c, int64_t b, int64_t head) {
   const auto write = [&](const KeyRows& rows, const Axes& out, int64_t width) {
     const bool in_place = rows.split > 0 && out.view.Data() == rows.cached.view.Data();
     const int64_t size = out.view.DType() == ATTUNE_F32 ? 4 : 2;

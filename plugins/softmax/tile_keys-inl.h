@@ -160,10 +160,7 @@ class KeysInPlace {
   void AddRows(int rows, const float* p, size_t ld_p, size_t begin, size_t end, float* o, size_t ld_o) const {
     const size_t whole = c_.Dv / kLanes * kLanes;
     ForEachRun(c_.v, begin, end, [&](const auto* v, size_t ld_v, size_t j, size_t n) {
-      size_t e = 0;
-      for (; e + kPanel <= whole; e += kPanel)
-        kit::TileRows<2, true, kRows>(rows, n, p + j, ld_p, v + e, ld_v, o + e, ld_o);
-      if (e < whole) kit::TileRows<1, true, kRows>(rows, n, p + j, ld_p, v + e, ld_v, o + e, ld_o);
+      kit::TileColumns<kRows>(rows, whole, n, p + j, ld_p, v, ld_v, o, ld_o);
     });
     if (whole == size_t(c_.Dv) || begin >= end) return;
     kit::TileRows<1, true, kRows>(rows, end - begin, p + begin, ld_p, m_.v + begin * kLanes, kLanes, o + whole, ld_o);

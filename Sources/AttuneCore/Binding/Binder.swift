@@ -53,7 +53,7 @@ package enum Binder {
   ) throws(Refusal) -> BoundProblem {
     guard let entry = op.entry(named: name) else {
       let known = op.entries.map(\.name).joined(separator: ", ")
-      throw Refusal(.notFound, "", "\(op.id) has no entry \(name); it has \(known)")
+      throw Refusal(.notFound, "entry", "\(op.id) has no entry \(name); it has \(known)")
     }
     let at = "\(op.id) \(name)"
     let storage = BindStorage()
@@ -139,6 +139,17 @@ package enum Binder {
 
   /// One type for every `dtype_var`; a requested output without a type gets that of its var, or the lowest of its set.
   private static func chooseTypes(_ entry: Entry, _ present: UInt64, _ storage: BindStorage, _ at: String) throws(Refusal) {
+    func refuse(_ name: String, _ d: DType, _ expected: [DType]) -> Refusal {
+      let list = expected.map(\.name).joined(separator: " or ")
+      return Refusal(
+        .dtype, name, "\(at): \(name) is \(d.name), expected \(list)",
+        detail: (Int64(expected.first?.rawValue ?? 0), Int64(d.rawValue)))
+    }
+    // A type that no call may have is the fault of its tensor, not of the next one that should match it.
+    for (i, model) in entry.tensors.enumerated() where present >> UInt64(i) & 1 == 1 {
+      let allowed = DType.set(model.spec.dtypes)
+      if let d = DType(rawValue: storage.dtypes[i]), !allowed.contains(d) { throw refuse(model.spec.name, d, allowed) }
+    }
     var chosen: [UInt32: (DType, String)] = [:]
     for (i, model) in entry.tensors.enumerated() where present >> UInt64(i) & 1 == 1 {
       let s = model.spec
@@ -159,12 +170,7 @@ package enum Binder {
       if storage.dtypes[i] < 0 { storage.dtypes[i] = (shared ?? allowed.first ?? .f32).rawValue }
       guard let d = DType(rawValue: storage.dtypes[i]) else { continue }
       let expected = s.orF32 && shared != nil ? [.f32, shared ?? .f32] : allowed
-      guard allowed.contains(d), expected.contains(d) else {
-        let list = expected.map(\.name).joined(separator: " or ")
-        throw Refusal(
-          .dtype, s.name, "\(at): \(s.name) is \(d.name), expected \(list)",
-          detail: (Int64(expected.first?.rawValue ?? 0), Int64(d.rawValue)))
-      }
+      guard expected.contains(d) else { throw refuse(s.name, d, expected) }
     }
   }
 

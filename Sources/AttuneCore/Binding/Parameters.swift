@@ -26,7 +26,12 @@ package enum Parameters {
   /// The stored form of a value, or why it is refused.
   package static func legal(_ value: ParamValue, _ p: Descriptor.Param, _ at: String) throws(Refusal) -> attune_value {
     switch (p.kind, value) {
-    case (.bool, .flag(let b)): return attune_value(i: b ? 1 : 0, f: 0)
+    case (.bool, .flag(let b)):
+      let i: Int64 = b ? 1 : 0
+      guard i >= p.min.i, i <= p.max.i else {  // some operators are defined for one value only
+        throw Refusal(.param, p.name, "\(at): \(p.name) is \(b), expected \(!b)", detail: (1 - i, i))
+      }
+      return attune_value(i: i, f: 0)
     case (.enum, .word(let w)):
       guard let i = p.words.firstIndex(of: w) else {
         throw Refusal(.param, p.name, "\(at): \(p.name) is \"\(w)\", expected \(p.words.joined(separator: " or "))")

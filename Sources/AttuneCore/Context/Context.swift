@@ -27,7 +27,8 @@ package final class Context: @unchecked Sendable {
     pool = Mutex(PoolHandle())
     registry = Registry(configuration)
     resources = Resources(
-      arch: registry.cpu.arch, isa: registry.cpu.isa, workers: max(configuration.workers, 1))
+      arch: registry.cpu.arch, isa: registry.cpu.isa, workers: max(configuration.workers, 1),
+      areLent: callerParallelFor != nil)
   }
 
   deinit { pool.withLock { crt_pool_release($0.pool) } }

@@ -44,7 +44,7 @@ enum CallParameters {
     let v = p.pointee.value
     switch (spec.kind, Int(p.pointee.kind)) {
     case (.bool, ATTUNE_PARAM_BOOL):
-      guard v.i == 0 || v.i == 1 else { return false }
+      guard v.i == 0 || v.i == 1, v.i >= spec.min.i, v.i <= spec.max.i else { return false }
       out[i] = attune_value(i: v.i, f: 0)
     case (.i64, ATTUNE_PARAM_I64):
       guard v.i >= spec.min.i, v.i <= spec.max.i, !(spec.minOpen && v.i == spec.min.i), !(spec.maxOpen && v.i == spec.max.i)

@@ -6,6 +6,8 @@ package struct Resources: Sendable {
   package var arch: UInt32
   package var isa: (UInt64, UInt64)
   package var workers: UInt32  // threads of the context's pool or of the caller's
+  /// The threads are the caller's, who knows no number of workers but the context's: a plan uses one or all of them.
+  package var areLent = false
 }
 
 /// From a bound problem to the ordered candidates of its plan.
@@ -107,6 +109,7 @@ package struct Planner {
     let serial = CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: 1, tasks: tasks)
     if serial < 20_000 { used = 1 }
     if let tasks, tasks < Int64(used) { used = UInt32(max(tasks, 1)) }
+    if used > 1, resources.areLent { used = resources.workers }
     env.workers = Int64(used)
     let workspace = try k.workspace?.cold(&env, at) ?? 0
     guard workspace >= 0 else { throw Refusal(.shape, "", "\(at): kernel \(k.spec.name) asks for \(workspace) bytes") }

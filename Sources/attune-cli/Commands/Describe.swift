@@ -37,7 +37,8 @@ struct Describe: ParsableCommand {
   }
 
   private func describe(_ entry: Description.Entry) {
-    say("\nentry \(entry.name)" + ((entry.doc ?? "").isEmpty ? "" : ": \(entry.doc ?? "")"))
+    let doc = entry.doc ?? ""
+    say("\n" + wrap("entry \(entry.name)" + (doc.isEmpty ? "" : ": \(doc)"), width: 98, indent: 2))
     // Shapes are too long for a column: they go below the line of their tensor.
     var tensors = Table("TENSOR", "ROLE", "TYPES", "GIVEN")
     for t in entry.tensors {

@@ -43,13 +43,16 @@ struct Overhead {
       symbols: try ProblemText.symbols(preset.shape, entry), given: given,
       extras: try ProblemText.tensors(preset.tensors, op, entry))
     let generated = try GeneratedProblem(shapes)
-    let first = try Plan(context, generated.problem(workers: 1, tune: Int32(ATTUNE_TUNE_OFF)))
-    let chosen = try first.info().kernel
-    guard let kernel = entry.kernels.first(where: { $0.spec.name == chosen }), kernel.spec.run != nil,
-      !kernel.spec.ownsThreads
-    else { throw Failure("\(name): kernel \(chosen) is no plain function that can be called by itself") }
+    // The first kernel that is one plain function: it can be called by itself, too.
+    var found: (kernel: Kernel, plan: Plan)?
+    for kernel in entry.kernels where found == nil && kernel.spec.run != nil && !kernel.spec.ownsThreads {
+      let forced = generated.problem(kernel: kernel.spec.name, workers: 1, tune: Int32(ATTUNE_TUNE_OFF))
+      if let plan = try? Plan(context, forced) { found = (kernel, plan) }
+    }
+    guard let (kernel, first) = found else { throw Failure("\(name) has no kernel that is one plain function") }
+    let chosen = kernel.spec.name
     // Outputs included, so that attune_run finds all data in the problem and makes the same plan.
-    var problem = generated.problem(workers: 1, tune: Int32(ATTUNE_TUNE_OFF))
+    var problem = generated.problem(kernel: chosen, workers: 1, tune: Int32(ATTUNE_TUNE_OFF))
     problem.tensors = first.tensors.map { ($0.name, $0.tensor) }
     let plan = try Plan(context, problem)
     let bare = try BareKernel(kernel, plan, shapes, context.registration(name))
@@ -114,8 +117,15 @@ private final class BareKernel {
     error = .allocate(capacity: 1)
     error.initialize(to: attune_error())
     error.pointee.struct_size = UInt32(MemoryLayout<attune_error>.size)
+    // The plan's knobs, which sized the workspace; not the defaults.
+    var chosen: [Substring: Int64] = [:]
+    for item in info.knobs.split(separator: ",") {
+      let pair = item.split(separator: "=")
+      if pair.count == 2 { chosen[pair[0]] = Int64(pair[1]) }
+    }
     for (i, knob) in kernel.spec.knobs.enumerated() {
-      (knobs + i).initialize(to: knob.values.indices.contains(knob.def) ? knob.values[knob.def] : 0)
+      guard let value = chosen[knob.name[...]] else { throw Failure("the plan does not tell knob \(knob.name)") }
+      knobs[i] = value
     }
     for (name, tensor) in plan.tensors {
       guard let t = shapes.entry.tensorIndex(name) else { continue }

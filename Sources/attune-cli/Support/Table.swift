@@ -42,23 +42,45 @@ struct Table {
   }
 }
 
-/// Breaks `text` at spaces so that lines hold at most `width` characters; later lines start with `indent` spaces.
+/// Breaks `text` at spaces so that lines hold at most `width` characters; later lines start with `indent` spaces. A word
+/// that fills a line by itself (an expression has no spaces) is broken in front of its `&&` and `||`.
 func wrap(_ text: String, width: Int, indent: Int) -> String {
   var out = ""
   var used = 0
-  for word in text.split(separator: " ", omittingEmptySubsequences: true) {
-    if used > 0 && used + 1 + word.count > width {
+  func put(_ piece: Substring, glued: Bool) {
+    let gap = glued || used == 0 ? 0 : 1
+    if used > 0 && used + gap + piece.count > width {
       out += "\n" + String(repeating: " ", count: indent)
       used = 0
-    }
-    if used > 0 {
+    } else if gap > 0 {
       out += " "
       used += 1
     }
-    out += word
-    used += word.count
+    out += piece
+    used += piece.count
+  }
+  for word in text.split(separator: " ", omittingEmptySubsequences: true) {
+    if word.count <= width {
+      put(word, glued: false)
+    } else {
+      for (i, piece) in terms(word).enumerated() { put(piece, glued: i > 0) }
+    }
   }
   return out
+}
+
+/// The pieces of an expression, each but the first beginning with its `&&` or `||`.
+private func terms(_ word: Substring) -> [Substring] {
+  var pieces: [Substring] = []
+  var begin = word.startIndex, at = begin
+  while at < word.endIndex {
+    if at > begin, word[at...].hasPrefix("&&") || word[at...].hasPrefix("||") {
+      pieces.append(word[begin..<at])
+      begin = at
+    }
+    at = word.index(after: at)
+  }
+  return pieces + [word[begin...]]
 }
 
 /// `%.*f`, without the Foundation formatter.

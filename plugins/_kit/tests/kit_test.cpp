@@ -15,6 +15,7 @@
 #include "_kit/pack-inl.h"
 #include "_kit/scalar.h"
 #include "_kit/tile-inl.h"
+#include "_kit/top_k.h"
 
 #ifndef ATTUNE_KIT_TEST_COMMON_
 #define ATTUNE_KIT_TEST_COMMON_
@@ -37,6 +38,8 @@ inline double Ulps(float got, double want) {
 }
 }  // namespace kit_test
 #endif
+
+#include "_kit/tests/chunked_test-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kit_test {
@@ -301,6 +304,7 @@ void Run() {
   TestSixteenBits<hwy::float16_t>("widen f16", ATTUNE_F16);
   TestOnlineSoftmax<true>();
   TestOnlineSoftmax<false>();
+  TestChunked();
 }
 #endif  // ATTUNE_ISA
 }  // namespace HWY_NAMESPACE
@@ -308,8 +312,39 @@ void Run() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+namespace kit_test {
+// Against the definition: an index is chosen when fewer than k others beat it.
+void TestTopK() {
+  float score[70];
+  for (int round = 0; round < 300; round++) {
+    const size_t n = size_t(round) % 70 + 1, k = size_t(round * 7) % 75;
+    for (size_t i = 0; i < n; i++) {
+      const float x = Random();
+      score[i] = round % 3 == 0 ? x : round % 3 == 1 ? floorf(4 * x) : x < -0.5f ? NAN : floorf(2 * x);
+    }
+    int32_t chosen[70], worst = -1;
+    const size_t count = attune_kit::TopK(score, n, k, chosen, &worst);
+    size_t at = 0;
+    for (size_t i = 0; i < n; i++) {
+      size_t better = 0;
+      for (size_t j = 0; j < n; j++) {
+        const bool nan_i = isnan(score[i]), nan_j = isnan(score[j]);
+        const bool equal = score[i] == score[j] || (nan_i && nan_j);
+        better += equal ? j < i : nan_i || score[j] > score[i];
+      }
+      if (better >= k) continue;
+      Check(at < count && chosen[at] == int32_t(i), "scalar", "top_k", round, at < count ? chosen[at] : -1, double(i));
+      if (better + 1 == count) Check(worst == int32_t(i), "scalar", "top_k worst", round, worst, double(i));
+      at++;
+    }
+    Check(at == count, "scalar", "top_k count", round, double(count), double(at));
+  }
+}
+}  // namespace kit_test
+
 int main() {
   using namespace kit_test;
+  TestTopK();
   int sets = 0;
 #if HWY_ARCH_X86
   if (__builtin_cpu_supports("sse4.2")) N_SSE4::Run(), sets++;

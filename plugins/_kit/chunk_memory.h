@@ -1,0 +1,95 @@
+// Working memory of linear attention in chunks (chunked-inl.h): the rows of one chunk, and decay factors.
+#ifndef ATTUNE_KIT_CHUNK_MEMORY_H_
+#define ATTUNE_KIT_CHUNK_MEMORY_H_
+#include <math.h>
+#include <stddef.h>
+
+namespace attune_kit {
+
+// Distance in floats of rows of n floats: whole vectors fit, and the odd number of cache lines spreads a column over
+// all sets of a cache.
+constexpr size_t ChunkStride(size_t n) {
+  return (n + 31) / 32 * 32 + 16;
+}
+
+// Floats of one state.
+constexpr size_t StateFloats(size_t features, size_t columns) {
+  return features * ChunkStride(columns);
+}
+
+// Rows that will be needed soon, fetched into the second-level cache a few lines at a time between the tiles of a
+// product: read all at once, they would leave the arithmetic idle.
+class Ahead {
+ public:
+  void Clear() { count_ = at_ = row_ = line_ = 0; }
+  // `rows` rows of `bytes` bytes, `step` bytes apart. At most kRanges ranges.
+  void Add(const void* first, ptrdiff_t step, size_t rows, size_t bytes) {
+    if (!first || rows == 0 || bytes == 0 || count_ == kRanges) return;
+    ranges_[count_++] = {static_cast<const char*>(first), step, rows, bytes};
+  }
+  void Fetch() {
+    for (int i = 0; i < kLines && at_ < count_; i++) {
+      const Range& r = ranges_[at_];
+      __builtin_prefetch(r.first + ptrdiff_t(row_) * r.step + line_, 0, 2);
+      if ((line_ += 64) < r.bytes) continue;
+      line_ = 0;
+      if (++row_ == r.rows) row_ = 0, at_++;
+    }
+  }
+
+ private:
+  static constexpr size_t kRanges = 4;
+  static constexpr int kLines = 20;  // enough for a chunk's rows to have been fetched when its tiles are done
+  struct Range {
+    const char* first;
+    ptrdiff_t step;
+    size_t rows, bytes;
+  };
+  Range ranges_[kRanges];
+  size_t count_ = 0, at_ = 0, row_ = 0, line_ = 0;
+};
+
+// Rows of one chunk, f32, each worker its own. Contents are undefined at first.
+struct ChunkMemory {
+  size_t rows, features, columns;         // rows: tokens of a whole chunk
+  size_t ld_features, ld_columns, ld_a;   // distances of rows in floats
+  float *q, *k;                           // [rows x features]
+  float *v, *o;                           // [rows x columns]
+  float* a;                               // scores, [rows x rows]
+  float* panel;                           // transposed keys
+  Ahead* ahead = nullptr;                 // what to fetch meanwhile
+
+  // How much it takes. As an expression, with chunk length C, F features and V columns:
+  //   2*C*(32*cdiv(F,32)+16)+2*C*(32*cdiv(V,32)+16)+C*(32*cdiv(C,32)+16)+32*F
+  static constexpr size_t Floats(size_t rows, size_t features, size_t columns) {
+    return rows * (2 * ChunkStride(features) + 2 * ChunkStride(columns) + ChunkStride(rows)) + 32 * features;
+  }
+  ChunkMemory(float* at, size_t rows_, size_t features_, size_t columns_)
+      : rows(rows_), features(features_), columns(columns_) {
+    ld_features = ChunkStride(features), ld_columns = ChunkStride(columns), ld_a = ChunkStride(rows);
+    q = at, k = q + rows * ld_features, v = k + rows * ld_features, o = v + rows * ld_columns;
+    a = o + rows * ld_columns, panel = a + rows * ld_a;
+  }
+};
+
+// Powers of exp(-slope): forward[t] = exp(-slope t) for t in [0, rows], backward[rows - 1 - t] = forward[t]. Only
+// exponents <= 0 are ever used; powers below the smallest normal number are 0, so that they cost no denormal
+// arithmetic. slope >= 0.
+struct Decay {
+  bool any;  // slope > 0; if not, nothing needs to be multiplied
+  float *forward, *backward;
+
+  // backward is read up to a vector beyond its end.
+  static constexpr size_t Floats(size_t rows) { return 2 * rows + 32; }
+  Decay(float* at, size_t rows, double slope) : any(slope > 0), forward(at), backward(at + rows + 16) {
+    for (size_t t = 0; t <= rows; t++) {
+      const double exponent = -slope * double(t);
+      forward[t] = exponent < -87 ? 0.0f : float(exp(exponent));
+    }
+    for (size_t t = 0; t < rows; t++) backward[rows - 1 - t] = forward[t];
+    for (size_t t = 0; t < 16; t++) backward[rows + t] = 0;
+  }
+};
+
+}  // namespace attune_kit
+#endif  // ATTUNE_KIT_CHUNK_MEMORY_H_

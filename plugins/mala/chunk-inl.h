@@ -1,0 +1,157 @@
+// A chunk of tokens in one worker's memory: its keys, its queries, and the sums that its rows see.
+#if defined(ATTUNE_MALA_CHUNK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTUNE_MALA_CHUNK_INL_H_
+#undef ATTUNE_MALA_CHUNK_INL_H_
+#else
+#define ATTUNE_MALA_CHUNK_INL_H_
+#endif
+#include <initializer_list>
+
+#include "_kit/chunked-inl.h"
+#include "mala/layout.h"
+#include "mala/rows-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mala {
+namespace HWY_NAMESPACE {
+#if ATTUNE_ISA
+using attune_kit::ChunkMemory;
+using kit::Order;
+using kit::Start;
+using kit::Terms;
+
+// Which tokens a chunk holds. Padded keys are left out, so the tokens need not follow each other.
+struct Tokens {
+  size_t n = 0;
+  int64_t at[kMaxChunk];
+
+  // The next visible keys of `range`, as many as fit; `range` begins behind them afterwards.
+  void TakeKeys(const Problem& c, int64_t batch, size_t most, Range* range) {
+    for (n = 0; range->begin < range->end && n < most; range->begin++) {
+      if (c.Visible(batch, range->begin)) at[n++] = range->begin;
+    }
+  }
+  // The next tokens of `range`.
+  void Take(size_t most, Range* range) {
+    for (n = 0; range->begin < range->end && n < most; range->begin++) at[n++] = range->begin;
+  }
+  // The last tokens of `range`, the last one first.
+  void TakeBackwards(size_t most, Range* range) {
+    for (n = 0; range->begin < range->end && n < most; range->end--) at[n++] = range->end - 1;
+  }
+};
+
+// m holds the rotated queries and keys (q, k) and the values; a and b are the queries and keys before the rotation,
+// which are the same memory without tables.
+class Chunk {
+ public:
+  Chunk(const Problem& c, const Layout& w, Arena& arena)
+      : m(arena.Take(ChunkMemory::Floats(w.chunk, c.D, c.Dv)), w.chunk, c.D, c.Dv), c_(c), w_(w) {
+    if (c.Dv > c.D) m.panel = arena.Take(32 * c.Dv);  // gradients transpose rows of either length
+    a = c.sin ? arena.Take(w.chunk * w.ld_d) : m.q, b = c.sin ? arena.Take(w.chunk * w.ld_d) : m.k;
+    m.ahead = &ahead_;
+    sin_ = arena.Take(w.ld_d), cos_ = arena.Take(w.ld_d);
+  }
+
+  ChunkMemory m;
+  float *a, *b;
+
+  void LoadKeys(int64_t batch, int64_t head, const Tokens& t) {
+    for (size_t r = 0; r < t.n; r++) LoadMapped(c_.k, batch, head, t.at[r], b + r * w_.ld_d, m.k + r * w_.ld_d);
+    LoadPlain(c_.v, batch, head, t, m.v);
+  }
+  void LoadQueries(int64_t batch, int64_t head, const Tokens& t) {
+    for (size_t r = 0; r < t.n; r++) LoadQuery(batch, head, t.at[r], r);
+  }
+  // One query into row r.
+  void LoadQuery(int64_t batch, int64_t head, int64_t token, size_t r) {
+    LoadMapped(c_.q, batch, head, token, a + r * w_.ld_d, m.q + r * w_.ld_d);
+  }
+  // Rows of Dv elements as they are.
+  void LoadPlain(const Rows& rows, int64_t batch, int64_t head, const Tokens& t, float* to) const {
+    for (size_t r = 0; r < t.n; r++, to += w_.ld_v) {
+      WithRow(rows, batch, head, t.at[r], [&](const auto* p) HWY_ATTR { kit::Widen(p, c_.Dv, 1.0f, to); });
+    }
+  }
+
+  // Rows of a head that the next chunk of `left` will need.
+  struct Next {
+    const Rows& rows;
+    int64_t batch, head, length;
+  };
+  void FetchLater(std::initializer_list<Next> next, const Range& left) {
+    const int64_t n = left.end - left.begin < w_.chunk ? left.end - left.begin : w_.chunk;
+    ahead_.Clear();
+    for (const Next& x : next) {
+      const int64_t size = x.rows.view.DType() == ATTUNE_F32 ? 4 : 2;
+      const char* first = static_cast<const char*>(x.rows.view.Data()) + x.rows.At(x.batch, x.head, left.begin) * size;
+      ahead_.Add(first, x.rows.row * size, n, x.length * size);
+    }
+  }
+
+  // The transposed rotation of a row, in place: what a gradient needs.
+  void RotateBack(float* row, int64_t token) const {
+    if (c_.sin) RotateRowBack(row, Table(c_.sin, token, sin_), Table(c_.cos, token, cos_), c_.D);
+  }
+
+  // Adds the keys of the chunk to the sums.
+  void Absorb(const Tokens& t, const Slot& sums) const {
+    kit::UpdateState(m, t.n, 1.0f, sums.p);
+    AddColumns(b, w_.ld_d, t.n, nullptr, c_.D, sums.z);
+    AddColumns(m.v, w_.ld_v, t.n, nullptr, c_.Dv, sums.v);
+  }
+
+ private:
+  void LoadMapped(const Rows& rows, int64_t batch, int64_t head, int64_t token, float* mapped, float* rotated) {
+    WithRow(rows, batch, head, token, [&](const auto* p) HWY_ATTR { MapRow(p, c_.D, mapped); });
+    if (c_.sin) RotateRow(mapped, Table(c_.sin, token, sin_), Table(c_.cos, token, cos_), c_.D, rotated);
+  }
+
+  // Row `token` of a table, readable as whole vectors.
+  const float* Table(const View& table, int64_t token, float* buffer) const {
+    const float* row = static_cast<const float*>(table.Data()) + table.Offset(token);
+    if (c_.D % kLanes == 0) return row;
+    kit::Widen(row, c_.D, 1.0f, buffer);
+    return buffer;
+  }
+
+  const Problem& c_;
+  const Layout& w_;
+  float *sin_, *cos_;
+  attune_kit::Ahead ahead_;
+};
+
+// What the rows of a chunk see: the sums over the tokens before it, and the sums of keys and values up to each row. In
+// the bidirectional form all rows see the same, and `step` is 0.
+struct Seen {
+  Slot before;
+  const float *z, *v;  // up to row r: r * step rows further
+  int64_t step, n;     // row r sees n + r * step tokens
+
+  double Share(size_t r) const {  // 1 / their number; 0 if there is none
+    const double count = double(n) + double(int64_t(r) * step);
+    return count > 0 ? 1 / count : 0;
+  }
+};
+inline Seen SeenByAll(const Slot& sums) {
+  return {sums, sums.z, sums.v, 0, *sums.n};
+}
+
+// Sums up to each row of a chunk, for the causal form.
+struct Prefix {
+  float *z, *v;
+
+  Prefix(const Layout& w, Arena& arena) : z(arena.Take(w.chunk * w.ld_d)), v(arena.Take(w.chunk * w.ld_v)) {}
+  // `n`: tokens of `before`.
+  Seen Of(const Problem& c, const Layout& w, const Chunk& chunk, const Tokens& t, const Slot& before, int64_t n) const {
+    PrefixRows(before.z, chunk.b, w.ld_d, t.n, c.D, z);
+    PrefixRows(before.v, chunk.m.v, w.ld_v, t.n, c.Dv, v);
+    return {before, z, v, 1, n + 1};
+  }
+};
+
+#endif  // ATTUNE_ISA
+}  // namespace HWY_NAMESPACE
+}  // namespace mala
+HWY_AFTER_NAMESPACE();
+#endif  // toggled include guard

@@ -1,0 +1,115 @@
+// Magnitude-aware linear attention: kernels, entries and the handshake. The tables of tensors and parameters are in
+// tables.h.
+#include "_kit/isa.h"
+#include "mala/chunked.h"
+#include "mala/layout.h"
+#include "mala/problem.h"
+#include "mala/reference.h"
+#include "mala/tables.h"
+
+namespace mala {
+namespace {
+
+using namespace tables;
+
+constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
+  attune_kernel k =
+      Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
+  k.tasks = kReferenceTasks;
+  k.workspace = workspace;
+  k.efficiency = 0.004;
+  return k;
+}
+
+constexpr int64_t kChunkValues[] = {32, 64, 128}, kSplitValues[] = {1, 8, 32};
+constexpr attune_knob kChunkedKnobs[] = {
+    Knob("chunk", kChunkValues, 0, "tokens per tile"),
+    Knob("split", kSplitValues, 1, "pieces that the tokens of all kv heads are cut into, if there are that few heads"),
+};
+constexpr attune_kernel Chunked(const char* workspace, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "sums over chunks of tokens and rows of outputs as register-tile products");
+  k.knobs = Span(kChunkedKnobs);
+  k.workspace = workspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr attune_kernel Tokens(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "one token after the other, each a single pass over the states");
+  k.when = "Nk<=16";
+  k.workspace = kTokensWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+
+constexpr attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
+#endif
+    Reference(ReferenceForward, kReferenceWorkspace),
+};
+constexpr attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tokens_avx512", N_AVX3::TokensStep, Tokens(0.1)),
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kAvx2, "tokens_avx2", N_AVX2::TokensStep, Tokens(0.1)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kSse4, "tokens_sse4", N_SSE4::TokensStep, Tokens(0.1)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tokens_neon", N_NEON::TokensStep, Tokens(0.1)),
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+#endif
+    Reference(ReferenceStep, kReferenceWorkspace),
+};
+constexpr attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
+#endif
+    Reference(ReferenceBackward, kReferenceBackwardWorkspace),
+};
+
+constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
+// Products with the sums and into them; what the causal form spends within a chunk is not useful work.
+constexpr char kFlops[] = "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv", kBackwardFlops[] = "6*B*Hq*Nq*D*Dv+6*B*Hkv*Nk*D*Dv";
+
+constexpr attune_entry Backward() {
+  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, kBackwardFlops, Span(kBackwardTensors),
+                         Span(kRules), Span(kBackwardKernels), CheckBackward,
+                         "gradients of q, k, v; none flows through the states");
+  e.of = "forward";
+  return e;
+}
+constexpr attune_entry kEntries[] = {
+    Entry(ATTUNE_FORWARD, "forward", kSymbols, "", kBuckets, kFlops, Span(kForwardTensors), Span(kRules),
+          Span(kForwardKernels), CheckForward,
+          "o_i = (1 + 1/(z_i + eps)) y_i - z_i mean(v); y: unnormalised linear attention, z: its row sums"),
+    Backward(),
+    Entry(ATTUNE_STEP, "step", kSymbols, "", kBuckets, kFlops, Span(kStepTensors), Span(kStepRules),
+          Span(kStepKernels), CheckStep, "new tokens on top of the states; any split of the tokens gives the same rows"),
+};
+
+constexpr attune_op kOps[] = {
+    Op(ATTUNE_FOLDER, {1, 0, 0, 0}, "Magnitude-aware linear attention",
+       "Linear attention with a scale and an offset instead of a normaliser; optional rotary tables.",
+       "arXiv:2507.00698", Span(kParams), Span(kEntries), Span(kPresets), Span(kTolerances)),
+};
+constexpr attune_plugin kPlugin = Plugin("org.attune." ATTUNE_FOLDER, {1, 0, 0, 0}, Span(kOps));
+
+}  // namespace
+}  // namespace mala
+
+ATTUNE_NOTE("org.attune." ATTUNE_FOLDER, "1.0.0");
+
+extern "C" attune_status attune_plugin_entry_v1(attune_negotiation* n) {
+  return attune_negotiate(n, &mala::kPlugin);
+}

@@ -1,0 +1,155 @@
+// One row at a time: the feature map, the rotation, and vector sums.
+#if defined(ATTUNE_MALA_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTUNE_MALA_ROWS_INL_H_
+#undef ATTUNE_MALA_ROWS_INL_H_
+#else
+#define ATTUNE_MALA_ROWS_INL_H_
+#endif
+#include <string.h>
+
+#include <type_traits>
+
+#include "_kit/exp-inl.h"
+#include "_kit/pack-inl.h"
+#include "mala/problem.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace mala {
+namespace HWY_NAMESPACE {
+#if ATTUNE_ISA
+namespace hn = hwy::HWY_NAMESPACE;
+namespace kit = attune_kit::HWY_NAMESPACE;
+using kit::kLanes;
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V FeatureMap(D d, V x) {
+  return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Add(x, hn::Set(d, 1.0f)), kit::Exp(d, x));
+}
+
+// dst = phi(src), n elements; 0 beyond them up to whole vectors, as in every row of working memory.
+template <class T>
+HWY_INLINE void MapRow(const T* HWY_RESTRICT src, size_t n, float* HWY_RESTRICT dst) {
+  const hn::ScalableTag<float> d;
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) hn::StoreU(FeatureMap(d, kit::LoadAsFloat(d, src + i)), d, dst + i);
+  if (i == n) return;
+  HWY_ALIGN T tail[kLanes] = {};
+  memcpy(static_cast<void*>(tail), src + i, (n - i) * sizeof(T));
+  hn::StoreU(hn::IfThenElseZero(hn::FirstN(d, n - i), FeatureMap(d, kit::LoadAsFloat(d, tail))), d, dst + i);
+}
+
+// What a rotation does to a vector of pairs: (x0, x1) -> (-x1, x0).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V QuarterTurn(D, V x) {
+  const V swapped = hn::Shuffle2301(x);
+  return hn::OddEven(swapped, hn::Neg(swapped));
+}
+
+// dst = src rotated by one row of each table; all four are readable as whole vectors.
+HWY_INLINE void RotateRow(const float* HWY_RESTRICT src, const float* sin, const float* cos, size_t n,
+                          float* HWY_RESTRICT dst) {
+  const hn::ScalableTag<float> d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto x = hn::LoadU(d, src + i);
+    const auto turned = hn::Mul(QuarterTurn(d, x), hn::LoadU(d, sin + i));
+    hn::StoreU(hn::MulAdd(x, hn::LoadU(d, cos + i), turned), d, dst + i);
+  }
+}
+// The transposed rotation, in place.
+HWY_INLINE void RotateRowBack(float* row, const float* sin, const float* cos, size_t n) {
+  const hn::ScalableTag<float> d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto x = hn::LoadU(d, row + i);
+    const auto turned = QuarterTurn(d, hn::Mul(x, hn::LoadU(d, sin + i)));
+    hn::StoreU(hn::MulSub(x, hn::LoadU(d, cos + i), turned), d, row + i);
+  }
+}
+
+// <a, b> of rows that are 0 beyond n up to whole vectors.
+HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
+  const hn::ScalableTag<float> d;
+  auto sum = hn::Zero(d);
+  for (size_t i = 0; i < n; i += kLanes) sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+// dst[0, n) = f x + g y with one rounding; nothing is written beyond.
+template <class T>
+HWY_INLINE void StoreCombined(float f, const float* x, float g, const float* y, size_t n, T* dst) {
+  const hn::ScalableTag<float> d;
+  const auto vf = hn::Set(d, f), vg = hn::Set(d, g);
+  const auto at = [&](size_t i) HWY_ATTR {
+    return hn::MulAdd(vf, hn::LoadU(d, x + i), hn::Mul(vg, hn::LoadU(d, y + i)));
+  };
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) kit::StoreFromFloat(d, at(i), dst + i);
+  if (i == n) return;
+  HWY_ALIGN T tail[kLanes];
+  kit::StoreFromFloat(d, at(i), tail);
+  memcpy(static_cast<void*>(dst + i), tail, (n - i) * sizeof(T));
+}
+
+// dst = f x, whole vectors. dst may be x.
+HWY_INLINE void ScaleRow(float f, const float* x, size_t n, float* dst) {
+  const hn::ScalableTag<float> d;
+  const auto vf = hn::Set(d, f);
+  for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(vf, hn::LoadU(d, x + i)), d, dst + i);
+}
+// row *= phi'(x), where mapped = phi(x): 1 above 0, else exp(x). Whole vectors.
+HWY_INLINE void TimesSlope(const float* mapped, size_t n, float* row) {
+  const hn::ScalableTag<float> d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto slope = hn::Min(hn::LoadU(d, mapped + i), hn::Set(d, 1.0f));
+    hn::StoreU(hn::Mul(slope, hn::LoadU(d, row + i)), d, row + i);
+  }
+}
+// dst = f x + g y, whole vectors. dst may be x or y.
+HWY_INLINE void CombineRows(float f, const float* x, float g, const float* y, size_t n, float* dst) {
+  const hn::ScalableTag<float> d;
+  const auto vf = hn::Set(d, f), vg = hn::Set(d, g);
+  for (size_t i = 0; i < n; i += kLanes) {
+    hn::StoreU(hn::MulAdd(vf, hn::LoadU(d, x + i), hn::Mul(vg, hn::LoadU(d, y + i))), d, dst + i);
+  }
+}
+
+// total += the sum of `rows` rows, each times its factor if there are any.
+HWY_INLINE void AddColumns(const float* x, size_t ld, size_t rows, const float* factors, size_t n, float* total) {
+  const hn::ScalableTag<float> d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    auto sum = hn::Zero(d);
+    for (size_t r = 0; r < rows; r++) {
+      const auto v = hn::LoadU(d, x + r * ld + i);
+      sum = factors ? hn::MulAdd(hn::Set(d, factors[r]), v, sum) : hn::Add(sum, v);
+    }
+    hn::StoreU(hn::Add(hn::LoadU(d, total + i), sum), d, total + i);
+  }
+}
+
+// prefix[r] = base + x[0] + ... + x[r]; prefix may be x.
+HWY_INLINE void PrefixRows(const float* base, const float* x, size_t ld, size_t rows, size_t n, float* prefix) {
+  const hn::ScalableTag<float> d;
+  for (size_t i = 0; i < n; i += kLanes) {
+    const auto start = hn::LoadU(d, base + i);
+    auto sum = hn::Zero(d);
+    for (size_t r = 0; r < rows; r++) {
+      sum = hn::Add(sum, hn::LoadU(d, x + r * ld + i));
+      hn::StoreU(hn::Add(start, sum), d, prefix + r * ld + i);
+    }
+  }
+}
+// Calls f(typed pointer to row (b, h, i)).
+template <class F>
+HWY_INLINE void WithRow(const Rows& rows, int64_t b, int64_t h, int64_t i, F f) {
+  const int64_t size = rows.view.DType() == ATTUNE_F32 ? 4 : 2;
+  kit::WithFloatType(rows.view.DType(), static_cast<char*>(rows.view.Data()) + rows.At(b, h, i) * size,
+                     [&](const auto* p) HWY_ATTR {
+                       using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
+                       f(const_cast<T*>(p));
+                     });
+}
+
+#endif  // ATTUNE_ISA
+}  // namespace HWY_NAMESPACE
+}  // namespace mala
+HWY_AFTER_NAMESPACE();
+#endif  // toggled include guard

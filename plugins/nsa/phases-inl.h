@@ -1,0 +1,74 @@
+// What the kernels that spread their own phases share: regions over the workers, and tokens made ready for tiles.
+#if defined(ATTUNE_NSA_PHASES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTUNE_NSA_PHASES_INL_H_
+#undef ATTUNE_NSA_PHASES_INL_H_
+#else
+#define ATTUNE_NSA_PHASES_INL_H_
+#endif
+#include "nsa/query_tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace nsa {
+namespace HWY_NAMESPACE {
+#if ATTUNE_ISA
+
+inline bool Cancelled(const attune_exec& x) {
+  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
+}
+
+// f(i, worker) for every i < n, in any order.
+template <class F>
+attune_status Parallel(const attune_exec& x, int64_t n, const F& f) {
+  struct Call {
+    const attune_exec* x;
+    const F* f;
+  } call = {&x, &f};
+  const auto piece = [](void* arg, int64_t begin, int64_t end, uint32_t worker) {
+    const Call& call = *static_cast<Call*>(arg);
+    for (int64_t i = begin; i < end && !Cancelled(*call.x); i++) (*call.f)(i, worker);
+  };
+  return n > 0 ? x.host->parallel_for(&x, n, 1, piece, &call) : ATTUNE_OK;
+}
+
+// Keys or values of one (batch, kv head) that are made ready once per call.
+struct Prepared {
+  float *keys, *values;
+};
+
+constexpr int64_t kPackRows = 128;  // rows that a task makes ready; a multiple of every kPanel
+
+// Rows [first, first + kPackRows) of keys, below `n`, into panels; load(row, buffer) gives a row as f32.
+template <class Load>
+HWY_INLINE void PackPanels(int64_t first, int64_t n, size_t depth, float* rows, float* panels, Load load) {
+  const size_t ld = PadTo32(int64_t(depth));
+  const int64_t last = n < first + kPackRows ? n : first + kPackRows;
+  for (int64_t j = first; j < last; j += kPanel) {
+    const float* pointers[kPanel];
+    for (size_t r = 0; r < kPanel; r++) {
+      float* row = rows + r * ld;
+      pointers[r] = row;
+      if (j + int64_t(r) < last) {
+        load(j + int64_t(r), row);
+      } else {
+        memset(row, 0, sizeof(float) * ld);
+      }
+    }
+    kit::TransposeToPanel(pointers, depth, panels + size_t(j) * depth);
+  }
+}
+
+// The same for the keys of one kv head, with the values as rows of f32.
+HWY_NOINLINE inline void PackTokens(const View& k, const View& v, int64_t b, int64_t head, int64_t first, int64_t n,
+                                    size_t depth, size_t width, float* rows, const Prepared& to) {
+  PackPanels(first, n, depth, rows, to.keys,
+             [&](int64_t j, float* row) { LoadRow(k, k.Offset(b, head, j), depth, 1, row); });
+  const size_t ld_v = PadTo32(int64_t(width));
+  const int64_t last = n < first + kPackRows ? n : first + kPackRows;
+  for (int64_t j = first; j < last; j++) LoadRow(v, v.Offset(b, head, j), width, 1, to.values + size_t(j) * ld_v);
+}
+
+#endif  // ATTUNE_ISA
+}  // namespace HWY_NAMESPACE
+}  // namespace nsa
+HWY_AFTER_NAMESPACE();
+#endif  // toggled include guard

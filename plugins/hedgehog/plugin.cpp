@@ -1,6 +1,7 @@
 // Linear attention with a learned feature map, alone or behind a softmax window: kernels, entries and the handshake. The
 // tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "hedgehog/kernels.h"
 #include "hedgehog/problem.h"
 #include "hedgehog/reference.h"
 #include "hedgehog/tables.h"
@@ -18,10 +19,36 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const
   return k;
 }
 
+constexpr int64_t kChunkValues[] = {32, 64, 128};
+constexpr attune_knob kChunkKnobs[] = {Knob("chunk", kChunkValues, 1, "queries of a chunk, keys of a tile")};
+
+constexpr attune_kernel Chunked(const char* tasks, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "chunks of queries against a running state, register tiles");
+  k.knobs = Span(kChunkKnobs);
+  k.tasks = tasks;
+  k.workspace = kChunkedWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+
 constexpr attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked("B*Hst", 0.6)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked("B*Hst", 0.3)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked("B*Hst", 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked("B*Hst", 0.6)),
+#endif
     Reference(ReferenceForward, "B*Hkv", kReferenceForwardWorkspace),
 };
 constexpr attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked("B*Hkv", 0.6)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked("B*Hkv", 0.3)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked("B*Hkv", 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked("B*Hkv", 0.6)),
+#endif
     Reference(ReferenceStep, "B*Hkv", kReferenceStepWorkspace),
 };
 constexpr attune_kernel kBackwardKernels[] = {

@@ -1,0 +1,28 @@
+// The vector kernels, one copy per instruction set.
+#ifndef ATTUNE_HEDGEHOG_KERNELS_H_
+#define ATTUNE_HEDGEHOG_KERNELS_H_
+#include <attune/plugin.h>
+
+namespace hedgehog {
+
+enum ChunkKnob { kChunk };  // queries of a chunk and keys of a tile
+
+#define ATTUNE_HEDGEHOG_KERNELS(isa)                 \
+  namespace isa {                                    \
+  attune_status ChunkedForward(const attune_exec*);  \
+  attune_status ChunkedStep(const attune_exec*);     \
+  }
+ATTUNE_HEDGEHOG_KERNELS(N_SSE4)
+ATTUNE_HEDGEHOG_KERNELS(N_AVX2)
+ATTUNE_HEDGEHOG_KERNELS(N_AVX3)
+ATTUNE_HEDGEHOG_KERNELS(N_NEON)
+#undef ATTUNE_HEDGEHOG_KERNELS
+
+// Workspace as expressions of the descriptor: a matrix of n columns has rows of less than n + 48 floats.
+#define ATTUNE_HEDGEHOG_CHUNK \
+  "k.chunk*(6*(D+48)+5*(2*F+48)+2*(F+48)+6*(Dv+48)+k.chunk+96)+2*F*(Dv+52)+64*(F+D+Dv+32)"
+constexpr char kChunkedWorkspace[] =
+    "4*$workers*(" ATTUNE_HEDGEHOG_CHUNK "+(1+Hq/Hkv)*(D+1)*(F+48))";
+
+}  // namespace hedgehog
+#endif  // ATTUNE_HEDGEHOG_KERNELS_H_

@@ -1,0 +1,84 @@
+// Small types that every kernel shares: matrices in a workspace, ranges of columns, the grid of key tiles.
+#ifndef ATTUNE_HEDGEHOG_MATRIX_H_
+#define ATTUNE_HEDGEHOG_MATRIX_H_
+#include <string.h>
+
+#include <type_traits>
+
+#include "_kit/chunk_memory.h"
+#include "hedgehog/problem.h"
+
+namespace hedgehog {
+
+// Rows of f32, `ld` floats apart.
+struct Matrix {
+  float* p;
+  size_t ld;
+  float* Row(size_t i) const { return p + i * ld; }
+  void Clear(size_t rows) const { memset(p, 0, sizeof(float) * rows * ld); }
+};
+
+// Columns [begin, end) of a row; empty when end <= begin.
+struct Range {
+  int begin, end;
+};
+
+// Hands out slices of a workspace of floats, 64-byte aligned if the workspace is.
+class Floats {
+ public:
+  explicit Floats(float* at) : at_(at) {}
+  float* Take(size_t n) {
+    float* p = at_;
+    at_ += (n + 15) / 16 * 16;
+    return p;
+  }
+  Matrix Rows(size_t rows, size_t columns) {
+    const size_t ld = attune_kit::ChunkStride(columns);
+    return {Take(rows * ld), ld};
+  }
+  Range* Ranges(size_t n) { return reinterpret_cast<Range*>(Take(2 * n)); }
+
+ private:
+  float* at_;
+};
+
+inline int64_t Bytes(const View& v) {
+  return v.DType() == ATTUNE_F32 ? 4 : 2;
+}
+
+// Keys in tiles of `size`. Terraced blocks end with the sequence, and so do the tiles then, so that a block border is a
+// tile border wherever the sizes allow it.
+struct Grid {
+  int64_t size, shift, keys;
+
+  Grid(const Problem& p, int64_t tile)
+      : size(tile), shift(p.window_mode == kTerraced && p.Nk > p.window ? p.Lead() % tile : 0), keys(p.Nk) {}
+  int64_t Count() const { return (keys + shift + size - 1) / size; }
+  int64_t Begin(int64_t t) const { return t == 0 ? 0 : t * size - shift; }
+  int64_t End(int64_t t) const { return (t + 1) * size - shift < keys ? (t + 1) * size - shift : keys; }
+  int64_t Of(int64_t j) const { return (j + shift) / size; }
+  // The chunk of queries that begins with i: it ends where its last key tile does.
+  int64_t ChunkEnd(const Problem& p, int64_t i) const {
+    const int64_t offset = p.causal ? p.Nk - p.Nq : 0;
+    const int64_t end = (Of(i + offset) + 1) * size - shift - offset;
+    return end < p.Nq ? end : p.Nq;
+  }
+};
+
+// Keys of tile t that a query meets through the features, and those in its window, counted from the tile's first.
+inline int Within(int64_t j, int64_t begin, int64_t end) {
+  return int((j < begin ? begin : j < end ? j : end) - begin);
+}
+inline Range LinearKeys(const Problem& p, const Grid& g, int64_t t, int64_t i) {
+  return {0, Within(p.LinearEnd(i), g.Begin(t), g.End(t))};
+}
+inline Range WindowKeys(const Problem& p, const Grid& g, int64_t t, int64_t i) {
+  return {Within(p.LinearEnd(i), g.Begin(t), g.End(t)), Within(p.VisibleEnd(i), g.Begin(t), g.End(t))};
+}
+
+inline bool Cancelled(const attune_exec& x) {
+  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
+}
+
+}  // namespace hedgehog
+#endif  // ATTUNE_HEDGEHOG_MATRIX_H_

@@ -58,7 +58,7 @@ class Chunk {
  public:
   Chunk(const Problem& p, const Grid& grid, hedgehog::Floats& memory) : p_(p), grid_(grid) {
     const size_t n = size_t(grid.size);
-    q = memory.Rows(n, p.D), z = memory.Rows(n, p.F), phi = memory.Rows(n, p.E());
+    q = memory.Rows(n, p.D), scaled = memory.Rows(n, p.D), z = memory.Rows(n, p.F), phi = memory.Rows(n, p.E());
     a = memory.Rows(n, n), o_linear = memory.Rows(n, p.Dv), o_window = memory.Rows(n, p.Dv);
     den = memory.Take(n), m = memory.Take(n), sums = memory.Take(n * kLanes), ranges = memory.Ranges(n);
     const int64_t widest = p.E() > p.D ? p.E() : p.D;
@@ -94,12 +94,16 @@ class Chunk {
   // a = phi phi_k^T, 0 outside of `ranges`.
   void FeatureScores(const KeyTile& tile, int64_t t) {
     const size_t columns = Columns(t);
-    for (size_t r = 0; r < n; r++) ranges[r] = LinearKeys(p_, grid_, t, begin_ + int64_t(r));
+    LinearRanges(t);
     ProductTransposed<false>(n, columns, p_.E(), phi, tile.phi, a, ranges, panel);
     ClearOutside(ranges, n, columns, a);
   }
 
-  // m, sums and o_window. Scores are scale q . k, in units of log2 if kBase2: the factor is put on q, which changes.
+  void LinearRanges(int64_t t) const {
+    for (size_t r = 0; r < n; r++) ranges[r] = LinearKeys(p_, grid_, t, begin_ + int64_t(r));
+  }
+
+  // m, sums and o_window. Scores are scale q . k, in units of log2 if kBase2.
   template <bool kBase2>
   void Window(KeyTiles& keys) {
     ScaleQueries(kBase2 ? p_.scale * 1.4426950408889634 : p_.scale);
@@ -120,15 +124,15 @@ class Chunk {
     }
   }
   void ScaleQueries(double factor) {
-    for (size_t r = 0; r < n; r++) kit::ScaleRow(q.Row(r), (p_.D + kLanes - 1) / kLanes * kLanes, float(factor));
+    for (size_t r = 0; r < n; r++) kit::Widen(q.Row(r), size_t(p_.D), float(factor), scaled.Row(r));
   }
   int64_t FirstWindowTile() const { return grid_.Of(p_.LinearEnd(begin_)); }
   int64_t LastWindowTile() const { return grid_.Of(p_.VisibleEnd(begin_ + int64_t(n) - 1) - 1); }
-  // a = q k^T, -inf for padded keys; undefined outside of `ranges`.
+  // a = scaled k^T, -inf for padded keys; undefined outside of `ranges`.
   void WindowScores(const KeyTile& tile, int64_t t) {
     const size_t columns = Columns(t);
     for (size_t r = 0; r < n; r++) ranges[r] = WindowKeys(p_, grid_, t, begin_ + int64_t(r));
-    ProductTransposed<false>(n, columns, p_.D, q, tile.k, a, ranges, panel);
+    ProductTransposed<false>(n, columns, p_.D, scaled, tile.k, a, ranges, panel);
     for (size_t j = 0; p_.key_mask && j < columns; j++) {
       if (p_.Real(b_, grid_.Begin(t) + int64_t(j))) continue;
       for (size_t r = 0; r < n; r++) a.Row(r)[j] = -INFINITY;
@@ -142,7 +146,8 @@ class Chunk {
   size_t Columns(int64_t t) const { return size_t(grid_.End(t) - grid_.Begin(t)); }
 
   size_t n = 0;              // queries
-  Matrix q, z, phi;          // queries, logits, features
+  Matrix q, scaled;          // queries, and times the scale of the window
+  Matrix z, phi;             // logits, features
   Matrix a;                  // scores or weights of a tile
   Matrix o_linear, o_window;
   float *den;                // of the linear part

@@ -43,7 +43,7 @@ class Forward {
     int64_t next = 0, end;
     for (int64_t i = 0; i < p_.Nq; i = end) {
       if (Cancelled(x_)) return false;
-      end = grid_.ChunkEnd(p_, i);
+      end = grid_.ChunkEnd(p_, grid_.ChunkOf(p_, i));
       for (; next < grid_.Count() && grid_.End(next) <= p_.LinearEnd(i); next++) Absorb(next, grid_.End(next));
       for (int64_t g = 0; g < heads; g++) Rows(b, first + g, i, end, next, query_map(g));
     }

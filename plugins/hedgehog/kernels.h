@@ -1,7 +1,7 @@
 // The vector kernels, one copy per instruction set.
 #ifndef ATTUNE_HEDGEHOG_KERNELS_H_
 #define ATTUNE_HEDGEHOG_KERNELS_H_
-#include <attune/plugin.h>
+#include "hedgehog/gradient_layout.h"
 
 namespace hedgehog {
 
@@ -11,6 +11,7 @@ enum ChunkKnob { kChunk };  // queries of a chunk and keys of a tile
   namespace isa {                                    \
   attune_status ChunkedForward(const attune_exec*);  \
   attune_status ChunkedStep(const attune_exec*);     \
+  attune_status ChunkedBackward(const attune_exec*); \
   }
 ATTUNE_HEDGEHOG_KERNELS(N_SSE4)
 ATTUNE_HEDGEHOG_KERNELS(N_AVX2)
@@ -23,6 +24,10 @@ ATTUNE_HEDGEHOG_KERNELS(N_NEON)
   "k.chunk*(6*(D+48)+5*(2*F+48)+2*(F+48)+6*(Dv+48)+k.chunk+96)+2*F*(Dv+52)+64*(F+D+Dv+32)"
 constexpr char kChunkedWorkspace[] =
     "4*$workers*(" ATTUNE_HEDGEHOG_CHUNK "+(1+Hq/Hkv)*(D+1)*(F+48))";
+// Less than 15 rows of each kind per token of a chunk; a map, its transpose and a state per head.
+constexpr char kBackwardWorkspace[] =
+    "4*(" ATTUNE_HEDGEHOG_SUMS "+$workers*(k.chunk*(15*(2*F+D+Dv+144)+2*k.chunk+200)"
+    "+(1+Hq/Hkv)*((F+48)*(4*D+2*Dv+300)+4*Nq)))";
 
 }  // namespace hedgehog
 #endif  // ATTUNE_HEDGEHOG_KERNELS_H_

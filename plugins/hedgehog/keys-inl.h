@@ -18,7 +18,7 @@ struct KeyTile {
   int64_t tile = -1;
   int loaded = 0;  // KeyPart
   Matrix phi, k, v;
-  bool finite_phi, finite_k, finite_v;
+  bool finite_phi, finite_k, finite_v;  // of what is loaded
 };
 
 class KeyTiles {
@@ -53,6 +53,7 @@ class KeyTiles {
           memset(tile.phi.Row(r), 0, sizeof(float) * tile.phi.ld);
         }
       }
+      tile.finite_phi = AllFinite(n, p_.E(), tile.phi);
     }
     return tile;
   }

@@ -59,7 +59,9 @@ class Map {
   void Clamp(const float* raw, float* phi) const {
     const hn::ScalableTag<float> d;
     const auto least = hn::Set(d, float(p_.map_eps));
-    ForEachVector(raw, 2 * p_.F, [&](size_t e, auto x, auto) { hn::StoreU(hn::Max(x, least), d, phi + e); });
+    ForEachVector(raw, 2 * p_.F, [&](size_t e, auto x, auto) { 
+      hn::StoreU(hn::IfThenElse(hn::Lt(x, least), least, x), d, phi + e);  // keeps a NaN
+    });
   }
 
   // dz of one row; dphi is overwritten.
@@ -69,7 +71,7 @@ class Map {
     const auto least = hn::Set(d, float(p_.map_eps));
     ForEachVector(raw, 2 * F, [&](size_t e, auto x, auto) {
       const auto t = hn::Mul(x, hn::LoadU(d, dphi + e));
-      hn::StoreU(hn::IfThenElseZero(hn::Ge(x, least), t), d, dphi + e);
+      hn::StoreU(hn::IfThenZeroElse(hn::Lt(x, least), t), d, dphi + e);
     });
     const float *t = dphi, *positive = raw, *negative = raw + F;
     const float sum_positive = SumRow(t, 0, F), sum_negative = SumRow(t + F, 0, F);

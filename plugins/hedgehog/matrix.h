@@ -10,6 +10,8 @@
 
 namespace hedgehog {
 
+constexpr int64_t kMaxChunk = 128;  // most rows of a tile
+
 // Rows of f32, `ld` floats apart.
 struct Matrix {
   float* p;
@@ -57,12 +59,21 @@ struct Grid {
   int64_t Begin(int64_t t) const { return t == 0 ? 0 : t * size - shift; }
   int64_t End(int64_t t) const { return (t + 1) * size - shift < keys ? (t + 1) * size - shift : keys; }
   int64_t Of(int64_t j) const { return (j + shift) / size; }
-  // The chunk of queries that begins with i: it ends where its last key tile does.
-  int64_t ChunkEnd(const Problem& p, int64_t i) const {
-    const int64_t offset = p.causal ? p.Nk - p.Nq : 0;
-    const int64_t end = (Of(i + offset) + 1) * size - shift - offset;
+
+  // Queries in chunks that end where the key tile at their position does. Chunks are counted like tiles, so the first
+  // one need not be 0.
+  int64_t ChunkOf(const Problem& p, int64_t i) const { return Of(i + Offset(p)); }
+  int64_t ChunkBegin(const Problem& p, int64_t c) const {
+    const int64_t begin = c * size - shift - Offset(p);
+    return begin > 0 ? begin : 0;
+  }
+  int64_t ChunkEnd(const Problem& p, int64_t c) const {
+    const int64_t end = (c + 1) * size - shift - Offset(p);
     return end < p.Nq ? end : p.Nq;
   }
+
+ private:
+  static int64_t Offset(const Problem& p) { return p.causal ? p.Nk - p.Nq : 0; }
 };
 
 // Keys of tile t that a query meets through the features, and those in its window, counted from the tile's first.

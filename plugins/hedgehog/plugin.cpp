@@ -31,6 +31,15 @@ constexpr attune_kernel Chunked(const char* tasks, double efficiency) {
   return k;
 }
 
+constexpr attune_kernel Gradients(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "two passes over the tokens, in order and back, against running states");
+  k.knobs = Span(kChunkKnobs);
+  k.workspace = kBackwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+
 constexpr attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
     OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked("B*Hst", 0.6)),
@@ -52,6 +61,13 @@ constexpr attune_kernel kStepKernels[] = {
     Reference(ReferenceStep, "B*Hkv", kReferenceStepWorkspace),
 };
 constexpr attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedBackward, Gradients(0.5)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedBackward, Gradients(0.25)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedBackward, Gradients(0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedBackward, Gradients(0.5)),
+#endif
     Reference(ReferenceBackward, nullptr, kReferenceBackwardWorkspace),
 };
 constexpr attune_kernel kDistillKernels[] = {

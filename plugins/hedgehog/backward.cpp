@@ -1,5 +1,5 @@
 // Gradients in chunks, in two passes over the tokens of a kv head: its queries in order, then its keys from the last to
-// the first. O(N) time; memory beyond the tensors is four numbers per query.
+// the first. O(N) time; memory beyond the tensors is five numbers per query.
 #include "hedgehog/kernels.h"
 
 #include "_kit/isa.h"

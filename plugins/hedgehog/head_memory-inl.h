@@ -33,6 +33,17 @@ class HeadMemory {
     facts_ = reinterpret_cast<RowFacts*>(memory.Take(size_t(layout.group * p.Nq) * sizeof(RowFacts) / sizeof(float)));
   }
 
+  // From now on of batch entry b.
+  void Begin(int64_t b) {
+    int64_t real = 0;
+    for (second_ = 0; second_ < p_.Nk; second_++) {
+      if (p_.Real(b, second_) && ++real == 2) break;
+    }
+  }
+  // Does query i meet at most one key? Does every query?
+  bool Single(int64_t i) const { return !p_.kv_state && p_.VisibleEnd(i) <= second_; }
+  bool AllSingle() const { return !p_.kv_state && second_ == p_.Nk; }
+
   // The map of the g-th query head, the s-th state head of the kv head.
   MapGradient QueryMap(int64_t g) const {
     return MapGradient(p_, maps_ + size_t(g) * MapGradient::Floats(p_), layout_.QueryMap(task_, g));
@@ -51,7 +62,7 @@ class HeadMemory {
  private:
   const Problem& p_;
   const GradientLayout& layout_;
-  int64_t task_;
+  int64_t task_, second_ = 0;  // second_: the second real key
   float* maps_;
   RowFacts* facts_;
 };

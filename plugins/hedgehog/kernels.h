@@ -27,7 +27,7 @@ constexpr char kChunkedWorkspace[] =
 // Less than 15 rows of each kind per token of a chunk; a map, its transpose and a state per head.
 constexpr char kBackwardWorkspace[] =
     "4*(" ATTUNE_HEDGEHOG_SUMS "+$workers*(k.chunk*(15*(2*F+D+Dv+144)+2*k.chunk+200)"
-    "+(1+Hq/Hkv)*((F+48)*(4*D+2*Dv+300)+4*Nq)))";
+    "+(1+Hq/Hkv)*((F+48)*(4*D+2*Dv+300)+5*Nq+16)))";
 
 }  // namespace hedgehog
 #endif  // ATTUNE_HEDGEHOG_KERNELS_H_

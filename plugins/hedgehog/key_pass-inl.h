@@ -32,12 +32,15 @@ class KeyPass {
     memset(sums_, 0, sizeof(float) * size_t(states) * SumFloats());
     first_ = grid_.ChunkOf(p_, 0);
     int64_t next = p_.Nq > 0 ? grid_.ChunkOf(p_, p_.Nq - 1) : first_ - 1;
-    next = Absorb(next, p_.Nk);
+    // The sums know nothing of RowFacts::keep.
+    absorb_ = !m_.AllSingle();
+    if (absorb_) next = Absorb(next, p_.Nk);
     for (int64_t t = grid_.Count() - 1; t >= 0 && !Cancelled(x); t--) {
       Load(t);
-      for (int64_t s = 0; s < states; s++) State(t, s, next);
-      // What has met this tile meets every earlier one in whole from now on.
-      while (t > 0 && next >= first_ && p_.LinearEnd(grid_.ChunkBegin(p_, next)) >= grid_.Begin(t)) next--;
+      if (absorb_ || AnyReal(t)) {
+        for (int64_t s = 0; s < states; s++) State(t, s, next);
+      }
+      while (next >= first_ && Absorbed(next, t)) next--;
       Store(t, dk, dv);
     }
   }
@@ -121,9 +124,9 @@ class KeyPass {
     for (int64_t g = s * Heads(); g < (s + 1) * Heads(); g++) {
       for (int64_t i = next; i >= first_; i--) {
         const int64_t begin = grid_.ChunkBegin(p_, i), last = grid_.ChunkEnd(p_, i) - 1;
-        if (p_.VisibleEnd(last) <= grid_.Begin(t)) break;
+        const bool absorbed = Absorbed(i, t);
+        if (!absorbed && p_.VisibleEnd(last) <= grid_.Begin(t)) break;
         const bool linear = p_.LinearEnd(last) > grid_.Begin(t);
-        const bool absorbed = t > 0 && p_.LinearEnd(begin) >= grid_.Begin(t);
         const bool window = p_.LinearEnd(begin) < grid_.End(t) && p_.window_mode != kNoWindow;
         LoadQueries(g, i, linear || absorbed);
         if (linear) Features(t);
@@ -132,6 +135,16 @@ class KeyPass {
       }
     }
     map.Backward(keys, tile_.k, z_, raw_, dphi_, dz_, dk_, [&](size_t r) { return Real(t, r); });
+  }
+  // Does chunk i, which may have met tile t, meet every earlier one in whole?
+  bool Absorbed(int64_t i, int64_t t) const {
+    return absorb_ && t > 0 && p_.LinearEnd(grid_.ChunkBegin(p_, i)) >= grid_.Begin(t);
+  }
+  bool AnyReal(int64_t t) const {
+    for (size_t r = 0; r < m_.chunk.Columns(t); r++) {
+      if (Real(t, r)) return true;
+    }
+    return false;
   }
   bool Real(int64_t t, size_t r) const { return p_.Real(b_, grid_.Begin(t) + int64_t(r)); }
 
@@ -177,6 +190,7 @@ class KeyPass {
   float* sums_;
   const RowFacts* facts_ = nullptr;  // of the chunk's first query
   bool finite_upstream_ = true, finite_queries_ = true, finite_features_ = true;
+  bool absorb_ = true;
   int64_t b_ = 0, head_ = 0, first_ = 0;  // first_: chunk of the first query
 };
 

@@ -25,6 +25,7 @@ class QueryPass {
   // dgamma: of each query head, is added to.
   void Run(const attune_exec& x, int64_t b, int64_t head, const View& dq, float* dgamma) {
     b_ = b, dq_out_ = dq;
+    m_.Begin(b);
     const int64_t heads = p_.Hq / p_.Hst, first = head * p_.Group();
     for (int64_t s = 0; s < p_.Hst / p_.Hkv; s++) {
       const MapGradient key_map = m_.KeyMap(s);
@@ -74,11 +75,15 @@ class QueryPass {
     const double den = linear * double(c.den[r]) + (window ? gamma * window_sum : p_.norm_eps);
     const double inverse = den == 0 ? 1 : 1 / den;
     const double product = (linear * do_linear + gamma * do_window) * inverse;  // do . o
-    const double from_window = (do_window - product * window_sum) * inverse;
+    // A single key weighs 1 - norm_eps / normaliser, or 1: the difference would be nothing but rounding errors.
+    const bool single = m_.Single(i);
+    const double from_window = single ? 0 : (do_window - product * window_sum) * inverse;
     RowFacts& facts = m_.Facts(g, i);
-    facts = {float(inverse), float(product * inverse), window ? c.m[r] : -INFINITY, float(gamma * from_window)};
+    facts.inverse = float(inverse), facts.flow = single ? 0 : float(product * inverse);
+    facts.keep = !single ? 1 : window ? 0 : float(p_.norm_eps * inverse);
+    facts.top = window ? c.m[r] : -INFINITY, facts.share = float(gamma * from_window);
     m_.rows.Scale(r, d_o, facts, float(linear), float(gamma));
-    return from_window - (p_.one_minus_gamma ? (do_linear - product * double(c.den[r])) * inverse : 0);
+    return from_window - (p_.one_minus_gamma && !single ? (do_linear - product * double(c.den[r])) * inverse : 0);
   }
 
   // dphi_: through the state, then through the tiles from `next` on.
@@ -89,10 +94,10 @@ class QueryPass {
     if (state_.any) {
       ProductTransposed<false>(c.n, size_t(p_.E()), size_t(p_.Dv), rows.linear, state_.s, dphi_, nullptr, c.panel);
       for (size_t r = 0; r < c.n; r++) {
-        const auto flow = hn::Set(d, rows.linear_flow[r]);
+        const auto flow = hn::Set(d, rows.linear_flow[r]), keep = hn::Set(d, rows.keep[r]);
         for (int64_t e = 0; e < p_.E(); e += kLanes) {
           float* at = dphi_.Row(r) + e;
-          hn::StoreU(hn::NegMulAdd(flow, hn::LoadU(d, state_.z + e), hn::LoadU(d, at)), d, at);
+          hn::StoreU(hn::NegMulAdd(flow, hn::LoadU(d, state_.z + e), hn::Mul(keep, hn::LoadU(d, at))), d, at);
         }
       }
     } else {

@@ -15,7 +15,8 @@ namespace HWY_NAMESPACE {
 // What the second pass knows of a query from the first.
 struct RowFacts {
   float inverse;  // 1 / normaliser
-  float flow;     // do . o / normaliser: what every weight of the row loses
+  float flow;     // do . o / normaliser: what every weight of the row loses; 0 for a single key
+  float keep;     // 1; for a single key the share of its gradient that the normaliser leaves
   float top;      // maximum of the window
   float share;    // what each score equal to it gives back, because the maximum is a function of the scores
 };
@@ -26,7 +27,7 @@ class RowGradients {
  public:
   RowGradients(const Problem& p, size_t rows, hedgehog::Floats& memory) : p_(p) {
     linear = memory.Rows(rows, p.Dv), window = memory.Rows(rows, p.Dv);
-    linear_flow = memory.Take(rows), window_flow = memory.Take(rows);
+    linear_flow = memory.Take(rows), window_flow = memory.Take(rows), keep = memory.Take(rows);
     ds = memory.Rows(rows, rows);
   }
 
@@ -34,7 +35,7 @@ class RowGradients {
   void Scale(size_t r, const float* d_o, const RowFacts& facts, float linear_factor, float gamma) {
     kit::Widen(d_o, size_t(p_.Dv), linear_factor * facts.inverse, linear.Row(r));
     kit::Widen(d_o, size_t(p_.Dv), gamma * facts.inverse, window.Row(r));
-    linear_flow[r] = linear_factor * facts.flow, window_flow[r] = gamma * facts.flow;
+    linear_flow[r] = linear_factor * facts.flow, window_flow[r] = gamma * facts.flow, keep[r] = facts.keep;
   }
 
   // ds = gradient of phi_q . phi_k within the chunk's ranges, 0 outside.
@@ -43,9 +44,9 @@ class RowGradients {
     ProductTransposed<false>(chunk.n, columns, p_.Dv, linear, tile.v, ds, chunk.ranges, chunk.panel);
     for (size_t r = 0; r < chunk.n; r++) {
       float* row = ds.Row(r);
-      const auto flow = hn::Set(d, linear_flow[r]);
+      const auto flow = hn::Set(d, linear_flow[r]), factor = hn::Set(d, keep[r]);
       for (int j = 0; j < chunk.ranges[r].end; j += int(kLanes)) {
-        hn::StoreU(hn::Sub(hn::LoadU(d, row + j), flow), d, row + j);
+        hn::StoreU(hn::MulSub(factor, hn::LoadU(d, row + j), flow), d, row + j);
       }
     }
     ClearOutside(chunk.ranges, chunk.n, columns, ds);
@@ -63,7 +64,8 @@ class RowGradients {
       const RowFacts& f = facts(r);
       float *a = chunk.a.Row(r), *t = ds.Row(r);
       const kit::Whole whole = kit::PadWithMinusInf(a, size_t(range.begin), size_t(range.end));
-      const auto top = hn::Set(d, f.top), flow = hn::Set(d, window_flow[r]), share = hn::Set(d, f.share);
+      const auto top = hn::Set(d, f.top), share = hn::Set(d, f.share);
+      const auto flow = hn::Set(d, window_flow[r]), factor = hn::Set(d, keep[r]);
       for (size_t j = whole.first; j < whole.last; j += kLanes) {
         const auto u = hn::LoadU(d, a + j);
         if (f.top == -INFINITY) {  // no real key; never exp(-inf - -inf)
@@ -77,7 +79,7 @@ class RowGradients {
           }
         }
         const auto e = kit::Exp(d, hn::Sub(u, top));
-        const auto flows = hn::Mul(e, hn::Sub(hn::LoadU(d, t + j), flow));
+        const auto flows = hn::Mul(e, hn::MulSub(factor, hn::LoadU(d, t + j), flow));
         hn::StoreU(e, d, a + j);
         hn::StoreU(hn::Sub(flows, hn::IfThenElseZero(on, share)), d, t + j);
       }
@@ -87,7 +89,7 @@ class RowGradients {
   }
 
   Matrix linear, window;
-  float *linear_flow, *window_flow;
+  float *linear_flow, *window_flow, *keep;
   Matrix ds;  // rows x keys of a tile
 
  private:

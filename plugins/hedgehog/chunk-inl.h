@@ -82,6 +82,7 @@ class Chunk {
     }
     for (int64_t t = next; LinearTile(t); t++) {
       const KeyTile& tile = keys.Get(t, kFeatures | kValues);
+      LinearRanges(t);
       FeatureScores(tile, t);
       for (size_t r = 0; r < n; r++) den[r] += SumRow(a.Row(r), 0, size_t(ranges[r].end));
       AddBand<Order::kRows>(ranges, n, p_.Dv, a, tile.v, tile.finite_v, o_linear);
@@ -91,10 +92,9 @@ class Chunk {
   bool LinearTile(int64_t t) const {
     return t < grid_.Count() && grid_.Begin(t) < p_.LinearEnd(begin_ + int64_t(n) - 1);
   }
-  // a = phi phi_k^T, 0 outside of `ranges`.
+  // a = phi phi_k^T in `ranges`, 0 outside.
   void FeatureScores(const KeyTile& tile, int64_t t) {
     const size_t columns = Columns(t);
-    LinearRanges(t);
     ProductTransposed<false>(n, columns, p_.E(), phi, tile.phi, a, ranges, panel);
     ClearOutside(ranges, n, columns, a);
   }
@@ -128,14 +128,17 @@ class Chunk {
   }
   int64_t FirstWindowTile() const { return grid_.Of(p_.LinearEnd(begin_)); }
   int64_t LastWindowTile() const { return grid_.Of(p_.VisibleEnd(begin_ + int64_t(n) - 1) - 1); }
-  // a = scaled k^T, -inf for padded keys; undefined outside of `ranges`.
   void WindowScores(const KeyTile& tile, int64_t t) {
-    const size_t columns = Columns(t);
     for (size_t r = 0; r < n; r++) ranges[r] = WindowKeys(p_, grid_, t, begin_ + int64_t(r));
-    ProductTransposed<false>(n, columns, p_.D, scaled, tile.k, a, ranges, panel);
+    Scores(tile, t, a);
+  }
+  // to = scaled k^T in `ranges`, -inf for padded keys; undefined outside.
+  void Scores(const KeyTile& tile, int64_t t, Matrix to) const {
+    const size_t columns = Columns(t);
+    ProductTransposed<false>(n, columns, p_.D, scaled, tile.k, to, ranges, panel);
     for (size_t j = 0; p_.key_mask && j < columns; j++) {
       if (p_.Real(b_, grid_.Begin(t) + int64_t(j))) continue;
-      for (size_t r = 0; r < n; r++) a.Row(r)[j] = -INFINITY;
+      for (size_t r = 0; r < n; r++) to.Row(r)[j] = -INFINITY;
     }
   }
   float WindowSum(size_t r) const {

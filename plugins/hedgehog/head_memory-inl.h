@@ -23,6 +23,7 @@ class HeadMemory {
         keys(p, grid, memory),
         chunk(p, grid, memory),
         rows(p, size_t(grid.size), memory),
+        single(p),
         p_(p),
         layout_(layout),
         task_(task) {
@@ -32,17 +33,6 @@ class HeadMemory {
     for (int64_t s = 0; s < layout.states; s++) KeyMap(s).Pack(p.w_k, p.b_k, first + s * heads);
     facts_ = reinterpret_cast<RowFacts*>(memory.Take(size_t(layout.group * p.Nq) * sizeof(RowFacts) / sizeof(float)));
   }
-
-  // From now on of batch entry b.
-  void Begin(int64_t b) {
-    int64_t real = 0;
-    for (second_ = 0; second_ < p_.Nk; second_++) {
-      if (p_.Real(b, second_) && ++real == 2) break;
-    }
-  }
-  // Does query i meet at most one key? Does every query?
-  bool Single(int64_t i) const { return !p_.kv_state && p_.VisibleEnd(i) <= second_; }
-  bool AllSingle() const { return !p_.kv_state && second_ == p_.Nk; }
 
   // The map of the g-th query head, the s-th state head of the kv head.
   MapGradient QueryMap(int64_t g) const {
@@ -58,11 +48,12 @@ class HeadMemory {
   KeyTiles keys;
   Chunk chunk;
   RowGradients rows;
+  SingleKeys single;
 
  private:
   const Problem& p_;
   const GradientLayout& layout_;
-  int64_t task_, second_ = 0;  // second_: the second real key
+  int64_t task_;
   float* maps_;
   RowFacts* facts_;
 };

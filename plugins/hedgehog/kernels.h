@@ -7,11 +7,13 @@ namespace hedgehog {
 
 enum ChunkKnob { kChunk };  // queries of a chunk and keys of a tile
 
-#define ATTUNE_HEDGEHOG_KERNELS(isa)                 \
-  namespace isa {                                    \
-  attune_status ChunkedForward(const attune_exec*);  \
-  attune_status ChunkedStep(const attune_exec*);     \
-  attune_status ChunkedBackward(const attune_exec*); \
+#define ATTUNE_HEDGEHOG_KERNELS(isa)                        \
+  namespace isa {                                           \
+  attune_status ChunkedForward(const attune_exec*);         \
+  attune_status ChunkedStep(const attune_exec*);            \
+  attune_status ChunkedBackward(const attune_exec*);        \
+  attune_status ChunkedDistill(const attune_exec*);         \
+  attune_status ChunkedDistillBackward(const attune_exec*); \
   }
 ATTUNE_HEDGEHOG_KERNELS(N_SSE4)
 ATTUNE_HEDGEHOG_KERNELS(N_AVX2)
@@ -28,6 +30,12 @@ constexpr char kChunkedWorkspace[] =
 constexpr char kBackwardWorkspace[] =
     "4*(" ATTUNE_HEDGEHOG_SUMS "+$workers*(k.chunk*(15*(2*F+D+Dv+144)+2*k.chunk+200)"
     "+(1+Hq/Hkv)*((F+48)*(4*D+2*Dv+300)+5*Nq+16)))";
+// Rows per token of a chunk as above; rows per key; two maps and their transposes.
+#define ATTUNE_HEDGEHOG_PAIR "$workers*(k.chunk*(15*(2*F+D+Dv+144)+4*k.chunk+200)+4*(D+1)*(F+48)"
+constexpr char kDistillWorkspace[] = "4*(4*B*Hq+16+" ATTUNE_HEDGEHOG_PAIR "+Nk*(2*F+48)))";
+constexpr char kDistillBackwardWorkspace[] =
+    "4*(" ATTUNE_HEDGEHOG_SUMS "+" ATTUNE_HEDGEHOG_PAIR "+4*F*48+Nk*(4*F+D+Dv+192)))";
+#undef ATTUNE_HEDGEHOG_PAIR
 
 }  // namespace hedgehog
 #endif  // ATTUNE_HEDGEHOG_KERNELS_H_

@@ -33,7 +33,7 @@ class KeyPass {
     first_ = grid_.ChunkOf(p_, 0);
     int64_t next = p_.Nq > 0 ? grid_.ChunkOf(p_, p_.Nq - 1) : first_ - 1;
     // The sums know nothing of RowFacts::keep.
-    absorb_ = !m_.AllSingle();
+    absorb_ = !m_.single.AllRows();
     if (absorb_) next = Absorb(next, p_.Nk);
     for (int64_t t = grid_.Count() - 1; t >= 0 && !Cancelled(x); t--) {
       Load(t);
@@ -152,6 +152,7 @@ class KeyPass {
   void Features(int64_t t) {
     Chunk& c = m_.chunk;
     const size_t keys = c.Columns(t);
+    c.LinearRanges(t);
     c.FeatureScores(tile_, t);
     m_.rows.OfFeatures(c, tile_, keys);
     TransposeRanges(c.ranges, c.n, keys, key_ranges_);

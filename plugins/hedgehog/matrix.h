@@ -87,6 +87,25 @@ inline Range WindowKeys(const Problem& p, const Grid& g, int64_t t, int64_t i) {
   return {Within(p.LinearEnd(i), g.Begin(t), g.End(t)), Within(p.VisibleEnd(i), g.Begin(t), g.End(t))};
 }
 
+// Which queries of a batch entry meet at most one key. Its weight is 1 or nearly so whatever the scores: gradients of
+// those would be differences of equal numbers, nothing but rounding errors.
+class SingleKeys {
+ public:
+  explicit SingleKeys(const Problem& p) : p_(p) {}
+  void Begin(int64_t b) {
+    int64_t real = 0;
+    for (second_ = 0; second_ < p_.Nk; second_++) {
+      if (p_.Real(b, second_) && ++real == 2) break;
+    }
+  }
+  bool Row(int64_t i) const { return !p_.kv_state && p_.VisibleEnd(i) <= second_; }
+  bool AllRows() const { return !p_.kv_state && second_ == p_.Nk; }
+
+ private:
+  const Problem& p_;
+  int64_t second_ = 0;  // the second real key
+};
+
 inline bool Cancelled(const attune_exec& x) {
   return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
 }

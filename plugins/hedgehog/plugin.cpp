@@ -31,13 +31,19 @@ constexpr attune_kernel Chunked(const char* tasks, double efficiency) {
   return k;
 }
 
-constexpr attune_kernel Gradients(double efficiency) {
-  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
-                           "two passes over the tokens, in order and back, against running states");
+constexpr attune_kernel OwnThreads(const char* workspace, double efficiency, const char* doc) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr, doc);
   k.knobs = Span(kChunkKnobs);
-  k.workspace = kBackwardWorkspace;
+  k.workspace = workspace;
   k.efficiency = efficiency;
   return k;
+}
+constexpr attune_kernel Gradients(double efficiency) {
+  return OwnThreads(kBackwardWorkspace, efficiency,
+                    "two passes over the tokens, in order and back, against running states");
+}
+constexpr attune_kernel Tiles(const char* workspace, double efficiency) {
+  return OwnThreads(workspace, efficiency, "chunks of queries against tiles of keys, weights twice");
 }
 
 constexpr attune_kernel kForwardKernels[] = {
@@ -71,9 +77,23 @@ constexpr attune_kernel kBackwardKernels[] = {
     Reference(ReferenceBackward, nullptr, kReferenceBackwardWorkspace),
 };
 constexpr attune_kernel kDistillKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedDistill, Tiles(kDistillWorkspace, 0.5)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedDistill, Tiles(kDistillWorkspace, 0.25)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedDistill, Tiles(kDistillWorkspace, 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedDistill, Tiles(kDistillWorkspace, 0.5)),
+#endif
     Reference(ReferenceDistill, nullptr, kReferenceDistillWorkspace),
 };
 constexpr attune_kernel kDistillBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.5)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.25)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.5)),
+#endif
     Reference(ReferenceDistillBackward, nullptr, kReferenceDistillBackwardWorkspace),
 };
 

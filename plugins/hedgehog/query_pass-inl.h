@@ -25,7 +25,7 @@ class QueryPass {
   // dgamma: of each query head, is added to.
   void Run(const attune_exec& x, int64_t b, int64_t head, const View& dq, float* dgamma) {
     b_ = b, dq_out_ = dq;
-    m_.Begin(b);
+    m_.single.Begin(b);
     const int64_t heads = p_.Hq / p_.Hst, first = head * p_.Group();
     for (int64_t s = 0; s < p_.Hst / p_.Hkv; s++) {
       const MapGradient key_map = m_.KeyMap(s);
@@ -75,8 +75,8 @@ class QueryPass {
     const double den = linear * double(c.den[r]) + (window ? gamma * window_sum : p_.norm_eps);
     const double inverse = den == 0 ? 1 : 1 / den;
     const double product = (linear * do_linear + gamma * do_window) * inverse;  // do . o
-    // A single key weighs 1 - norm_eps / normaliser, or 1: the difference would be nothing but rounding errors.
-    const bool single = m_.Single(i);
+    // A single key weighs 1 - norm_eps / normaliser; in a window, 1.
+    const bool single = m_.single.Row(i);
     const double from_window = single ? 0 : (do_window - product * window_sum) * inverse;
     RowFacts& facts = m_.Facts(g, i);
     facts.inverse = float(inverse), facts.flow = single ? 0 : float(product * inverse);

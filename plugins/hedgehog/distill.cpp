@@ -49,7 +49,7 @@ class Distill {
       queries_.Logits(c.n, c.q, c.z);
       for (size_t r = 0; r < c.n; r++) queries_.Features(c.z.Row(r), c.phi.Row(r));
       c.ScaleQueries(p_.scale);
-      pair_.Sums();
+      pair_.Sums(i);
       for (size_t r = 0; r < c.n; r++) sum.squares += Outputs(b, h, i + int64_t(r), r);
       if (!weights_) continue;
       int64_t stored = 0;  // keys
@@ -59,10 +59,7 @@ class Distill {
         stored = grid_.End(t);
       });
       ClearWeights(a_true_, b, h, i, stored), ClearWeights(a_pred_, b, h, i, stored);
-      for (size_t r = 0; r < c.n; r++) {
-        const Pair::Row& row = pair_.row[r];
-        sum.xent += (row.empty ? 0 : log(row.clamped)) - row.cross;
-      }
+      for (size_t r = 0; r < c.n; r++) sum.xent += pair_.row[r].Loss();
     }
     return sum;
   }
@@ -72,7 +69,7 @@ class Distill {
     const float *teacher = pair_.chunk.o_window.Row(r), *student = pair_.chunk.o_linear.Row(r);
     double squares = 0;
     for (int64_t e = 0; e < p_.Dv; e++) {
-      const double difference = double(student[e]) - double(teacher[e]);
+      const double difference = pair_.Difference(r, size_t(e));
       squares += difference * difference;
     }
     if (o_true_) StoreRow(teacher, size_t(p_.Dv), 1, o_true_, o_true_.Offset(b, h, i));

@@ -23,7 +23,7 @@ class DistillGradients {
  public:
   DistillGradients(const Problem& p, const Grid& grid, const GradientLayout& layout, const LossGradients& upstream,
                    hedgehog::Floats& memory)
-      : p_(p), grid_(grid), layout_(layout), up_(upstream), single_(p), pair_(p, grid, memory) {
+      : p_(p), grid_(grid), layout_(layout), up_(upstream), pair_(p, grid, memory) {
     const size_t n = size_t(grid.size), keys = size_t(p.Nk);
     query_map_ = memory.Take(MapGradient::Floats(p)), key_map_ = memory.Take(MapGradient::Floats(p));
     dphi_k_ = memory.Rows(keys, p.E()), dk_ = memory.Rows(keys, p.D), dv_ = memory.Rows(keys, p.Dv);
@@ -35,7 +35,6 @@ class DistillGradients {
   // Batch entry b of the task's kv head.
   void Run(const attune_exec& x, int64_t task, int64_t b, const View& dq, const View& dk, const View& dv) {
     const int64_t head = task % p_.Hkv;
-    single_.Begin(b);
     dk_.Clear(size_t(p_.Nk)), dv_.Clear(size_t(p_.Nk));
     for (int64_t g = 0; g < p_.Group(); g++) {
       const int64_t h = head * p_.Group() + g;
@@ -62,9 +61,9 @@ class DistillGradients {
     c.Load(b, h, begin, end);
     map.Forward(c.n, c.q, c.z, raw_, c.phi);
     c.ScaleQueries(p_.scale);
-    pair_.Sums();
+    pair_.Sums(begin);
     if (up_.xent != 0) pair_.Logarithms([](int64_t) {});
-    for (size_t r = 0; r < c.n; r++) RowFlows(r, begin + int64_t(r));
+    for (size_t r = 0; r < c.n; r++) RowFlows(r);
     finite_queries_ = AllFinite(c.n, size_t(p_.D), c.scaled), finite_phi_ = AllFinite(c.n, size_t(p_.E()), c.phi);
     finite_residual_ = AllFinite(c.n, size_t(p_.Dv), residual_);
     dphi_.Clear(c.n), dq_.Clear(c.n);
@@ -80,35 +79,34 @@ class DistillGradients {
 
   // What flows into each weight of row r:
   //   a_pred: residual . v_j + (a_pred_j free ? xent (1 / clamped - a_true_j / a_pred_j) : 0)
-  //   a_true: -residual . v_j - xent (log a_pred_j - log clamped)
+  //   a_true: -residual . v_j - xent log(scale a_pred_j), less what is the same for all keys
   // and through the two normalisers the mean of it over the row.
   struct Flow {
-    float share, log_clamped;      // xent / clamped, log clamped
+    float share;                     // xent / clamped
     float mean_pred, mean_true;
     float pred_factor, true_factor;  // of what is left: 1 / normaliser, 1; a single key loses nearly all
   };
-  void RowFlows(size_t r, int64_t i) {
+  void RowFlows(size_t r) {
     const Chunk& c = pair_.chunk;
     const Pair::Row& row = pair_.row[r];
     const float *teacher = c.o_window.Row(r), *student = c.o_linear.Row(r);
     float* residual = residual_.Row(r);
     double to_pred = 0, to_true = 0;
     for (int64_t e = 0; e < p_.Dv; e++) {
-      residual[e] = float(2 * up_.mse * (double(student[e]) - double(teacher[e])));
+      residual[e] = float(2 * up_.mse * pair_.Difference(r, size_t(e)));
       to_pred += double(residual[e]) * student[e], to_true -= double(residual[e]) * teacher[e];
     }
     Flow& f = flow_[r];
     f = {};
     if (up_.xent != 0 && !row.empty) {
-      const double share = up_.xent / row.clamped, log_clamped = log(row.clamped);
-      f.share = float(share), f.log_clamped = float(log_clamped);
+      const double share = up_.xent / row.clamped;
+      f.share = float(share);
       to_pred += share * row.free_pred - up_.xent * row.free_true;
-      to_true -= up_.xent * (row.cross - log_clamped);
+      to_true -= up_.xent * row.cross;
     }
-    const bool single = single_.Row(i);
-    f.mean_pred = single ? 0 : float(to_pred), f.mean_true = single ? 0 : float(to_true);
-    f.pred_factor = single ? float(p_.norm_eps) * row.inverse_pred * row.inverse_pred : row.inverse_pred;
-    f.true_factor = single ? 0 : 1;
+    f.mean_pred = row.single ? 0 : float(to_pred), f.mean_true = row.single ? 0 : float(to_true);
+    f.pred_factor = row.single ? float(p_.norm_eps) * row.inverse_pred * row.inverse_pred : row.inverse_pred;
+    f.true_factor = row.single ? 0 : 1;
   }
 
   void Tile(int64_t t) {
@@ -125,7 +123,7 @@ class DistillGradients {
       float *teacher = pair_.a_true.Row(r), *student = c.a.Row(r), *ds = ds_.Row(r), *du = du_.Row(r);
       const auto mean_pred = hn::Set(d, f.mean_pred), mean_true = hn::Set(d, f.mean_true);
       const auto pred_factor = hn::Set(d, f.pred_factor), true_factor = hn::Set(d, f.true_factor);
-      const auto share = hn::Set(d, f.share), log_clamped = hn::Set(d, f.log_clamped);
+      const auto share = hn::Set(d, f.share), scale = hn::Set(d, pair_.row[r].scale);
       for (int j = 0; j < c.ranges[r].end; j += int(kLanes)) {
         const auto a_true = hn::LoadU(d, teacher + j), a_pred = hn::LoadU(d, student + j), flow = hn::LoadU(d, ds + j);
         auto to_pred = flow, to_true = hn::Neg(flow);
@@ -133,7 +131,7 @@ class DistillGradients {
           const auto free = hn::Ge(a_pred, least);
           const auto clamped = ClampWeight(d, a_pred), ratio = hn::Div(a_true, clamped);
           to_pred = hn::Add(to_pred, hn::IfThenElseZero(free, hn::NegMulAdd(xent, ratio, share)));
-          to_true = hn::NegMulAdd(xent, hn::Sub(Log(d, clamped), log_clamped), to_true);
+          to_true = hn::NegMulAdd(xent, Log(d, hn::Mul(scale, clamped)), to_true);
         }
         hn::StoreU(hn::Mul(pred_factor, hn::Sub(to_pred, mean_pred)), d, ds + j);
         hn::StoreU(hn::Mul(hn::Mul(true_factor, a_true), hn::Sub(to_true, mean_true)), d, du + j);
@@ -171,7 +169,6 @@ class DistillGradients {
   const Grid& grid_;
   const GradientLayout& layout_;
   const LossGradients up_;
-  SingleKeys single_;
   Pair pair_;
   float *query_map_, *key_map_;
   Matrix dphi_k_, dk_, dv_;          // of every key

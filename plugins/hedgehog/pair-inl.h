@@ -44,14 +44,22 @@ class Pair {
   // Numbers of a row.
   struct Row {
     float inverse_true, inverse_pred;  // 1 / sum of the unnormalised weights; 0 for no key, 1 for a student's sum of 0
-    double cross = 0;                  // sum of a_true log(a_pred)
+    float scale;                       // of weights in logarithms, so that those of even weights are near 0
+    bool empty, single;                // no visible key, at most one
+    double cross = 0;                  // sum of a_true log(scale a_pred)
     double clamped = 0;                // sum of max(a_pred, least weight) over all keys, visible or not
     double free_true = 0, free_pred = 0;  // sums over the keys with a_pred at or above the least weight
-    bool empty;                           // no visible key
+
+    // Of the cross entropy.
+    double Loss() const {
+      if (empty) return 0;
+      if (single) return log(clamped / (free_pred > 0 ? free_pred : double(kLeastWeight)));
+      return log(clamped * double(scale)) - cross;
+    }
   };
 
   Pair(const Problem& p, const Grid& grid, hedgehog::Floats& memory)
-      : keys(p, grid, memory), chunk(p, grid, memory), p_(p), grid_(grid) {
+      : keys(p, grid, memory), chunk(p, grid, memory), p_(p), grid_(grid), single_(p) {
     const size_t n = size_t(grid.size);
     a_true = memory.Rows(n, n), features = memory.Rows(size_t(p.Nk), size_t(p.E()));
   }
@@ -59,6 +67,7 @@ class Pair {
   // Keys of kv head `head` with the features of one query head.
   void Begin(int64_t b, int64_t head, const Map& map) {
     keys.Begin(b, head, &map);
+    single_.Begin(b);
     finite_features = true;
     for (int64_t t = 0; t < grid_.Count(); t++) {
       const KeyTile& tile = keys.Get(t, kFeatures);
@@ -72,9 +81,9 @@ class Pair {
     return tile;
   }
 
-  // Sums and outputs (chunk.o_window: teacher, chunk.o_linear: student) of the chunk's queries, whose features and
-  // scaled rows are there.
-  void Sums() {
+  // Sums and outputs (chunk.o_window: teacher, chunk.o_linear: student) of the chunk's queries, which begin with `begin`
+  // and whose features and scaled rows are there.
+  void Sums(int64_t begin) {
     Chunk& c = chunk;
     for (size_t r = 0; r < c.n; r++) c.m[r] = -INFINITY;
     memset(c.sums, 0, sizeof(float) * c.n * kLanes), memset(c.den, 0, sizeof(float) * c.n);
@@ -99,10 +108,19 @@ class Pair {
     for (size_t r = 0; r < c.n; r++) {
       const float sum = c.WindowSum(r), den = c.den[r] + float(p_.norm_eps);
       row[r] = Row();
-      row[r].empty = sum == 0, row[r].inverse_true = sum == 0 ? 0 : 1 / sum, row[r].inverse_pred = den == 0 ? 1 : 1 / den;
+      row[r].empty = sum == 0, row[r].single = single_.Row(begin + int64_t(r));
+      row[r].inverse_true = sum == 0 ? 0 : 1 / sum, row[r].inverse_pred = den == 0 ? 1 : 1 / den;
+      row[r].scale = float(p_.VisibleEnd(begin + int64_t(r)));
       kit::ScaleRow(c.o_window.Row(r), (Dv + kLanes - 1) / kLanes * kLanes, row[r].inverse_true);
       kit::ScaleRow(c.o_linear.Row(r), (Dv + kLanes - 1) / kLanes * kLanes, row[r].inverse_pred);
     }
+  }
+
+  // Student less teacher in column e of the output of row r. A single key weighs 1 and 1 - norm_eps / normaliser.
+  double Difference(size_t r, size_t e) const {
+    const double teacher = chunk.o_window.Row(r)[e];
+    if (row[r].single) return -teacher * p_.norm_eps * double(row[r].inverse_pred);
+    return double(chunk.o_linear.Row(r)[e]) - teacher;
   }
 
   // a_true and chunk.a = weights of tile t, 0 where a key is not visible.
@@ -135,12 +153,13 @@ class Pair {
       Weights(Tile(t), t);
       for (size_t r = 0; r < c.n; r++) {
         const size_t end = c.ranges[r].end > 0 ? size_t(c.ranges[r].end) : 0;
+        const auto scale = hn::Set(d, row[r].scale);
         auto cross = hn::Zero(d), clamped = hn::Zero(d), free_true = hn::Zero(d), free_pred = hn::Zero(d);
         for (size_t j = 0; j < end; j += kLanes) {
           const auto in = hn::FirstN(d, end - j);
           const auto teacher = hn::LoadU(d, a_true.Row(r) + j), student = hn::LoadU(d, c.a.Row(r) + j);
           const auto free = hn::And(in, hn::Ge(student, least));
-          cross = hn::Add(cross, hn::IfThenElseZero(in, hn::Mul(teacher, Log(d, ClampWeight(d, student)))));
+          cross = hn::Add(cross, hn::IfThenElseZero(in, hn::Mul(teacher, Log(d, hn::Mul(scale, ClampWeight(d, student))))));
           clamped = hn::Add(clamped, hn::IfThenElseZero(in, ClampWeight(d, student)));
           free_true = hn::Add(free_true, hn::IfThenElseZero(free, teacher));
           free_pred = hn::Add(free_pred, hn::IfThenElseZero(free, student));
@@ -167,6 +186,7 @@ class Pair {
  private:
   const Problem& p_;
   const Grid& grid_;
+  SingleKeys single_;
 };
 
 #endif  // ATTUNE_ISA

@@ -29,13 +29,13 @@ struct State {
     for (int64_t e = 0; e < p.E(); e++) z[e] = float(p.k_state.Get(b, head, e));
   }
   // Adds the first n keys of a tile.
-  void Add(const Problem& p, const KeyTile& keys, size_t n) {
+  void Add(const Problem& p, const KeyTile& keys, size_t n, attune_kit::Ahead* ahead = nullptr) {
     if (!any) {
       s.Clear(p.E());
       memset(z, 0, sizeof(float) * p.E());
       any = true;
     }
-    AddProductOfColumns(p.E(), p.Dv, n, keys.phi, keys.v, s);
+    AddProductOfColumns(p.E(), p.Dv, n, keys.phi, keys.v, s, ahead);
     const hn::ScalableTag<float> d;
     for (int64_t e = 0; e < p.E(); e += kLanes) {
       auto sum = hn::Zero(d);
@@ -72,9 +72,9 @@ class Chunk {
   }
 
   // o_linear and den: the state, and the tiles from `next` on that are not in it.
-  void Linear(const State& state, KeyTiles& keys, int64_t next) {
+  void Linear(const State& state, KeyTiles& keys, int64_t next, attune_kit::Ahead* ahead = nullptr) {
     if (state.any) {
-      Product<false>(n, p_.Dv, p_.E(), phi, state.s, o_linear);
+      Product<false>(n, p_.Dv, p_.E(), phi, state.s, o_linear, ahead);
       for (size_t r = 0; r < n; r++) den[r] = DotRow(phi.Row(r), state.z, p_.E());
     } else {
       o_linear.Clear(n);
@@ -85,7 +85,7 @@ class Chunk {
       LinearRanges(t);
       FeatureScores(tile, t);
       for (size_t r = 0; r < n; r++) den[r] += SumRow(a.Row(r), 0, size_t(ranges[r].end));
-      AddBand<Order::kRows>(ranges, n, p_.Dv, a, tile.v, tile.finite_v, o_linear);
+      AddBand<Order::kRows>(ranges, n, p_.Dv, a, tile.v, o_linear);
     }
   }
   // Does any query meet keys of tile t through the features?
@@ -120,7 +120,7 @@ class Chunk {
         if (factor != 1) kit::ScaleRow(o_window.Row(r), (p_.Dv + kLanes - 1) / kLanes * kLanes, factor);
       }
       ClearOutside(ranges, n, Columns(t), a);
-      AddBand<Order::kRows>(ranges, n, p_.Dv, a, tile.v, tile.finite_v, o_window);
+      AddBand<Order::kRows>(ranges, n, p_.Dv, a, tile.v, o_window);
     }
   }
   void ScaleQueries(double factor) {

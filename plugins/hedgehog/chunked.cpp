@@ -38,14 +38,23 @@ class Forward {
     float* const packed = memory.Take(size_t(heads) * Map::Floats(p_));
     const auto query_map = [&](int64_t g) { return Map(p_, packed + size_t(g) * Map::Floats(p_)); };
     for (int64_t g = 0; g < heads; g++) query_map(g).Pack(p_.w_q, p_.b_q, first + g);
-    keys_.Begin(b, first / p_.Group(), &key_map);
+    keys_.Begin(b, first / p_.Group(), &key_map, &ahead_);
     state_.Load(p_, b, s);
     int64_t next = 0, end;
     for (int64_t i = 0; i < p_.Nq; i = end) {
       if (Cancelled(x_)) return false;
       end = grid_.ChunkEnd(p_, grid_.ChunkOf(p_, i));
       for (; next < grid_.Count() && grid_.End(next) <= p_.LinearEnd(i); next++) Absorb(next, grid_.End(next));
-      for (int64_t g = 0; g < heads; g++) Rows(b, first + g, i, end, next, query_map(g));
+      for (int64_t g = 0; g < heads; g++) {
+        ahead_.Clear();
+        if (g + 1 < heads) {
+          FetchQueries(b, first + g + 1, i, end);
+        } else {
+          FetchQueries(b, first, end, end + grid_.size);
+          if (p_.causal) keys_.FetchLater(grid_.ChunkOf(p_, i) + 1);
+        }
+        Rows(b, first + g, i, end, next, query_map(g));
+      }
     }
     if (!p_.kv_state_out && !p_.k_state_out) return true;
     for (; next < grid_.Count() && grid_.Begin(next) < p_.pushed; next++) Absorb(next, p_.pushed);
@@ -55,15 +64,23 @@ class Forward {
 
  private:
   void Absorb(int64_t t, int64_t end) {
+    if (!p_.causal) {
+      ahead_.Clear();
+      keys_.FetchLater(t + 1);
+    }
     const KeyTile& tile = keys_.Get(t, kFeatures | kValues);
-    state_.Add(p_, tile, size_t((end < grid_.End(t) ? end : grid_.End(t)) - grid_.Begin(t)));
+    state_.Add(p_, tile, size_t((end < grid_.End(t) ? end : grid_.End(t)) - grid_.Begin(t)), &ahead_);
+  }
+  void FetchQueries(int64_t b, int64_t h, int64_t begin, int64_t end) {
+    if (end > p_.Nq) end = p_.Nq;
+    if (begin < end) AddRows(p_.q, p_.q.Offset(b, h, begin), size_t(end - begin), p_.D, ahead_);
   }
 
   void Rows(int64_t b, int64_t h, int64_t begin, int64_t end, int64_t next, const Map& map) {
     chunk_.Load(b, h, begin, end);
-    map.Logits(chunk_.n, chunk_.q, chunk_.z);
+    map.Logits(chunk_.n, chunk_.q, chunk_.z, &ahead_);
     for (size_t r = 0; r < chunk_.n; r++) map.Features(chunk_.z.Row(r), chunk_.phi.Row(r));
-    chunk_.Linear(state_, keys_, next);
+    chunk_.Linear(state_, keys_, next, &ahead_);
     const bool window = p_.window_mode != kNoWindow;
     if (window) chunk_.template Window<true>(keys_);
     const float gamma = window ? float(p_.Gamma(h)) : 0, linear = float(p_.Linear(h));
@@ -96,6 +113,7 @@ class Forward {
   Chunk chunk_;
   State state_;
   const hedgehog::Floats maps_;
+  attune_kit::Ahead ahead_;
 };
 
 }  // namespace

@@ -64,8 +64,6 @@ class DistillGradients {
     pair_.Sums(begin);
     if (up_.xent != 0) pair_.Logarithms([](int64_t) {});
     for (size_t r = 0; r < c.n; r++) RowFlows(r);
-    finite_queries_ = AllFinite(c.n, size_t(p_.D), c.scaled), finite_phi_ = AllFinite(c.n, size_t(p_.E()), c.phi);
-    finite_residual_ = AllFinite(c.n, size_t(p_.Dv), residual_);
     dphi_.Clear(c.n), dq_.Clear(c.n);
     for (int64_t t = 0; c.LinearTile(t); t++) Tile(t);
     for (size_t r = 0; r < c.n; r++) {
@@ -140,12 +138,12 @@ class DistillGradients {
     }
     ClearOutside(c.ranges, c.n, keys, ds_), ClearOutside(c.ranges, c.n, keys, du_);
     ClearOutside(c.ranges, c.n, keys, c.a);
-    AddBand<Order::kRows>(c.ranges, c.n, E, ds_, tile.phi, tile.finite_phi, dphi_);
-    AddBand<Order::kRows>(c.ranges, c.n, D, du_, tile.k, tile.finite_k, dq_);
+    AddBand<Order::kRows>(c.ranges, c.n, E, ds_, tile.phi, dphi_);
+    AddBand<Order::kRows>(c.ranges, c.n, D, du_, tile.k, dq_);
     TransposeRanges(c.ranges, c.n, keys, ranges_);
-    AddBand<Order::kColumns>(ranges_, keys, E, ds_, c.phi, finite_phi_, From(dphi_k_, first));
-    AddBand<Order::kColumns>(ranges_, keys, D, du_, c.scaled, finite_queries_, From(dk_, first));
-    AddBand<Order::kColumns>(ranges_, keys, Dv, c.a, residual_, finite_residual_, From(dv_, first));
+    AddBand<Order::kColumns>(ranges_, keys, E, ds_, c.phi, From(dphi_k_, first));
+    AddBand<Order::kColumns>(ranges_, keys, D, du_, c.scaled, From(dk_, first));
+    AddBand<Order::kColumns>(ranges_, keys, Dv, c.a, residual_, From(dv_, first));
   }
   static Matrix From(Matrix m, size_t row) { return {m.Row(row), m.ld}; }
 
@@ -177,7 +175,6 @@ class DistillGradients {
   Matrix ds_, du_;                   // gradients of the student's and the teacher's scores
   Range* ranges_;                    // queries of each key of a tile
   Flow flow_[kMaxChunk];
-  bool finite_queries_ = true, finite_phi_ = true, finite_residual_ = true;
 };
 
 #endif  // ATTUNE_ISA

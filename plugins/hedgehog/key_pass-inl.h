@@ -91,21 +91,16 @@ class KeyPass {
       LoadRow(m_.d_o, m_.d_o.Offset(b_, h, begin + int64_t(r)), size_t(p_.Dv), 1, d_o_.Row(r));
       m_.rows.Scale(r, d_o_.Row(r), facts_[r], linear, gamma);
     }
-    finite_upstream_ = AllFinite(c.n, size_t(p_.Dv), m_.rows.linear) && AllFinite(c.n, size_t(p_.Dv), m_.rows.window);
-    if (window) {
-      c.ScaleQueries(p_.scale);
-      finite_queries_ = AllFinite(c.n, size_t(p_.D), c.scaled);
-    }
+    if (window) c.ScaleQueries(p_.scale);
     if (!features) return;
     const MapGradient map = m_.QueryMap(g);
     map.map.Logits(c.n, c.q, c.z);
     for (size_t r = 0; r < c.n; r++) map.map.Features(c.z.Row(r), c.phi.Row(r));
-    finite_features_ = AllFinite(c.n, size_t(p_.E()), c.phi);
   }
 
   void Load(int64_t t) {
     const KeyTile& tile = m_.keys.Get(t, kRawKeys | kValues);
-    tile_.k = tile.k, tile_.v = tile.v, tile_.finite_k = tile.finite_k, tile_.finite_v = tile.finite_v;
+    tile_.k = tile.k, tile_.v = tile.v;
     dk_.Clear(m_.chunk.Columns(t)), dv_.Clear(m_.chunk.Columns(t));
   }
 
@@ -156,8 +151,8 @@ class KeyPass {
     c.FeatureScores(tile_, t);
     m_.rows.OfFeatures(c, tile_, keys);
     TransposeRanges(c.ranges, c.n, keys, key_ranges_);
-    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.Dv), c.a, m_.rows.linear, finite_upstream_, dv_);
-    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.E()), m_.rows.ds, c.phi, finite_features_, dphi_);
+    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.Dv), c.a, m_.rows.linear, dv_);
+    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.E()), m_.rows.ds, c.phi, dphi_);
   }
   // The same through the window.
   void Window(int64_t t) {
@@ -166,8 +161,8 @@ class KeyPass {
     c.WindowScores(tile_, t);
     m_.rows.OfWindow(c, tile_, keys, [&](size_t r) -> const RowFacts& { return facts_[r]; }, [](size_t, size_t) {});
     TransposeRanges(c.ranges, c.n, keys, key_ranges_);
-    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.Dv), c.a, m_.rows.window, finite_upstream_, dv_);
-    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.D), m_.rows.ds, c.scaled, finite_queries_, dk_);
+    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.Dv), c.a, m_.rows.window, dv_);
+    AddBand<Order::kColumns>(key_ranges_, keys, size_t(p_.D), m_.rows.ds, c.scaled, dk_);
   }
 
   void Store(int64_t t, const View& dk, const View& dv) const {
@@ -190,7 +185,6 @@ class KeyPass {
   Range* key_ranges_;
   float* sums_;
   const RowFacts* facts_ = nullptr;  // of the chunk's first query
-  bool finite_upstream_ = true, finite_queries_ = true, finite_features_ = true;
   bool absorb_ = true;
   int64_t b_ = 0, head_ = 0, first_ = 0;  // first_: chunk of the first query
 };

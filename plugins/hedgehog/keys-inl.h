@@ -18,7 +18,6 @@ struct KeyTile {
   int64_t tile = -1;
   int loaded = 0;  // KeyPart
   Matrix phi, k, v;
-  bool finite_phi, finite_k, finite_v;  // of what is loaded
 };
 
 class KeyTiles {
@@ -28,8 +27,9 @@ class KeyTiles {
     for (KeyTile& t : tiles_) t.phi = memory.Rows(n, p.E()), t.k = memory.Rows(n, p.D), t.v = memory.Rows(n, p.Dv);
     z_ = memory.Rows(n, p.F);
   }
-  // Keys and values of kv head `head`, features by `map`.
-  void Begin(int64_t b, int64_t head, const Map* map) {
+  // Keys and values of kv head `head`, features by `map`. `ahead`: what to fetch meanwhile.
+  void Begin(int64_t b, int64_t head, const Map* map, attune_kit::Ahead* ahead = nullptr) {
+    ahead_ = ahead;
     b_ = b, head_ = head, map_ = map;
     for (KeyTile& t : tiles_) t.tile = -1;
   }
@@ -42,10 +42,10 @@ class KeyTiles {
     if (parts & kFeatures) parts |= kRawKeys;
     const int missing = parts & ~tile.loaded;
     tile.loaded |= missing;
-    if (missing & kRawKeys) tile.finite_k = LoadRows(p_.k, t, n, p_.D, tile.k);
-    if (missing & kValues) tile.finite_v = LoadRows(p_.v, t, n, p_.Dv, tile.v);
+    if (missing & kRawKeys) LoadRows(p_.k, t, n, p_.D, tile.k);
+    if (missing & kValues) LoadRows(p_.v, t, n, p_.Dv, tile.v);
     if (missing & kFeatures) {
-      map_->Logits(n, tile.k, z_);
+      map_->Logits(n, tile.k, z_, ahead_);
       for (size_t r = 0; r < n; r++) {
         if (p_.Real(b_, grid_.Begin(t) + int64_t(r))) {
           map_->Features(z_.Row(r), tile.phi.Row(r));
@@ -53,15 +53,22 @@ class KeyTiles {
           memset(tile.phi.Row(r), 0, sizeof(float) * tile.phi.ld);
         }
       }
-      tile.finite_phi = AllFinite(n, p_.E(), tile.phi);
     }
     return tile;
+  }
+
+  // Has tile t fetched, if it exists.
+  void FetchLater(int64_t t) const {
+    if (!ahead_ || t >= grid_.Count() || grid_.Begin(t) < p_.k.split) return;
+    const size_t n = size_t(grid_.End(t) - grid_.Begin(t));
+    AddRows(p_.k.fresh, p_.k.Offset(b_, head_, grid_.Begin(t)), n, p_.D, *ahead_);
+    AddRows(p_.v.fresh, p_.v.Offset(b_, head_, grid_.Begin(t)), n, p_.Dv, *ahead_);
   }
 
  private:
   static constexpr int kTiles = 4;
 
-  bool LoadRows(const Rows& rows, int64_t t, size_t n, size_t width, Matrix to) const {
+  void LoadRows(const Rows& rows, int64_t t, size_t n, size_t width, Matrix to) const {
     for (size_t r = 0; r < n; r++) {
       const int64_t j = grid_.Begin(t) + int64_t(r);
       if (p_.Real(b_, j)) {
@@ -70,7 +77,6 @@ class KeyTiles {
         memset(to.Row(r), 0, sizeof(float) * to.ld);
       }
     }
-    return AllFinite(n, width, to);
   }
 
   const Problem& p_;
@@ -79,6 +85,7 @@ class KeyTiles {
   Matrix z_;
   int64_t b_ = 0, head_ = 0;
   const Map* map_ = nullptr;
+  attune_kit::Ahead* ahead_ = nullptr;
 };
 
 #endif  // ATTUNE_ISA

@@ -41,9 +41,9 @@ class Map {
   Matrix Weight() const { return w_; }
 
   // z of n rows of x.
-  void Logits(size_t n, Matrix x, Matrix z) const {
+  void Logits(size_t n, Matrix x, Matrix z, attune_kit::Ahead* ahead = nullptr) const {
     const hn::ScalableTag<float> d;
-    Product<false>(n, p_.F, p_.D, x, w_, z);
+    Product<false>(n, p_.F, p_.D, x, w_, z, ahead);
     for (size_t i = 0; i < n; i++) {
       for (int64_t f = 0; f < p_.F; f += kLanes) {
         auto sum = hn::Add(hn::LoadU(d, z.Row(i) + f), hn::LoadU(d, b_ + f));

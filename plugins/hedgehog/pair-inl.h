@@ -68,16 +68,14 @@ class Pair {
   void Begin(int64_t b, int64_t head, const Map& map) {
     keys.Begin(b, head, &map);
     single_.Begin(b);
-    finite_features = true;
     for (int64_t t = 0; t < grid_.Count(); t++) {
       const KeyTile& tile = keys.Get(t, kFeatures);
-      finite_features = finite_features && tile.finite_phi;
       memcpy(features.Row(size_t(grid_.Begin(t))), tile.phi.p, sizeof(float) * chunk.Columns(t) * features.ld);
     }
   }
   KeyTile Tile(int64_t t) {
     KeyTile tile = keys.Get(t, kRawKeys | kValues);
-    tile.phi.p = features.Row(size_t(grid_.Begin(t))), tile.finite_phi = finite_features;
+    tile.phi.p = features.Row(size_t(grid_.Begin(t)));
     return tile;
   }
 
@@ -94,7 +92,7 @@ class Pair {
       c.LinearRanges(t);
       c.FeatureScores(tile, t);
       for (size_t r = 0; r < c.n; r++) c.den[r] += SumRow(c.a.Row(r), 0, size_t(c.ranges[r].end));
-      AddBand<Order::kRows>(c.ranges, c.n, Dv, c.a, tile.v, tile.finite_v, c.o_linear);
+      AddBand<Order::kRows>(c.ranges, c.n, Dv, c.a, tile.v, c.o_linear);
       c.Scores(tile, t, a_true);
       for (size_t r = 0; r < c.n; r++) {
         const Range range = c.ranges[r];
@@ -103,7 +101,7 @@ class Pair {
         if (factor != 1) kit::ScaleRow(c.o_window.Row(r), (Dv + kLanes - 1) / kLanes * kLanes, factor);
       }
       ClearOutside(c.ranges, c.n, c.Columns(t), a_true);
-      AddBand<Order::kRows>(c.ranges, c.n, Dv, a_true, tile.v, tile.finite_v, c.o_window);
+      AddBand<Order::kRows>(c.ranges, c.n, Dv, a_true, tile.v, c.o_window);
     }
     for (size_t r = 0; r < c.n; r++) {
       const float sum = c.WindowSum(r), den = c.den[r] + float(p_.norm_eps);
@@ -180,7 +178,6 @@ class Pair {
   Chunk chunk;
   Matrix a_true;    // weights of the teacher; chunk.a: those of the student
   Matrix features;  // of every key
-  bool finite_features = true;
   Row row[kMaxChunk];
 
  private:

@@ -30,13 +30,16 @@ constexpr Start kStart = kAdd ? Start::kKeep : Start::kZero;
 
 // C = A B, or C += A B: rows x columns, the sums over `depth` terms.
 template <bool kAdd>
-HWY_INLINE void Product(size_t rows, size_t columns, size_t depth, Matrix a, Matrix b, Matrix c) {
-  kit::ChunkProduct<kStart<kAdd>, Terms::kAll, Order::kRows>(rows, columns, depth, a.p, a.ld, b.p, b.ld, 0, c.p, c.ld);
+HWY_INLINE void Product(size_t rows, size_t columns, size_t depth, Matrix a, Matrix b, Matrix c,
+                        attune_kit::Ahead* ahead = nullptr) {
+  kit::ChunkProduct<kStart<kAdd>, Terms::kAll, Order::kRows>(rows, columns, depth, a.p, a.ld, b.p, b.ld, 0, c.p, c.ld,
+                                                             ahead);
 }
 // C += A^T B, where A has `depth` rows.
-HWY_INLINE void AddProductOfColumns(size_t rows, size_t columns, size_t depth, Matrix a, Matrix b, Matrix c) {
+HWY_INLINE void AddProductOfColumns(size_t rows, size_t columns, size_t depth, Matrix a, Matrix b, Matrix c,
+                                    attune_kit::Ahead* ahead = nullptr) {
   kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(rows, columns, depth, a.p, a.ld, b.p, b.ld, 0, c.p,
-                                                                c.ld);
+                                                                c.ld, ahead);
 }
 
 // The least range that holds the ranges of n rows.
@@ -92,10 +95,30 @@ HWY_INLINE void ClearOutside(const Range* ranges, size_t rows, size_t columns, M
   }
 }
 
+// Is every element finite? Reads whole vectors.
+HWY_INLINE bool AllFinite(size_t rows, size_t columns, Matrix x) {
+  const hn::ScalableTag<float> d;
+  auto sum = hn::Zero(d);  // x * 0 is 0, or NaN
+  for (size_t i = 0; i < rows; i++) {
+    for (size_t e = 0; e + kLanes <= columns; e += kLanes) {
+      sum = hn::MulAdd(hn::LoadU(d, x.Row(i) + e), hn::Zero(d), sum);
+    }
+    const size_t rest = columns % kLanes;
+    if (rest) {
+      const auto last = hn::LoadU(d, x.Row(i) + columns - rest);
+      sum = hn::MulAdd(hn::IfThenElseZero(hn::FirstN(d, rest), last), hn::Zero(d), sum);
+    }
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum)) == 0;
+}
+
 // c_i += sum over k in ranges[i] of A(i, k) b_k, where A(i, k) is 0 outside of the ranges; kColumns: A is stored
 // transposed. Unless every element of B is finite, b_k outside of a row's range is not even multiplied by 0.
 template <Order kOrder>
-HWY_NOINLINE void AddBand(const Range* ranges, size_t rows, size_t columns, Matrix a, Matrix b, bool finite, Matrix c) {
+HWY_NOINLINE void AddBand(const Range* ranges, size_t rows, size_t columns, Matrix a, Matrix b, Matrix c) {
+  const Range all = Union(ranges, rows);
+  if (all.end <= all.begin) return;
+  const bool finite = AllFinite(size_t(all.end - all.begin), columns, {b.Row(size_t(all.begin)), b.ld});
   const auto add = [&](size_t i, size_t n, Range r, size_t e, auto wide) {
     if (r.end <= r.begin) return;
     constexpr int kVectors = decltype(wide)::value;
@@ -120,23 +143,6 @@ HWY_NOINLINE void AddBand(const Range* ranges, size_t rows, size_t columns, Matr
       panel(e, std::integral_constant<int, 1>());
     }
   }
-}
-
-// Is every element finite? Reads whole vectors.
-HWY_INLINE bool AllFinite(size_t rows, size_t columns, Matrix x) {
-  const hn::ScalableTag<float> d;
-  auto sum = hn::Zero(d);  // x * 0 is 0, or NaN
-  for (size_t i = 0; i < rows; i++) {
-    for (size_t e = 0; e + kLanes <= columns; e += kLanes) {
-      sum = hn::MulAdd(hn::LoadU(d, x.Row(i) + e), hn::Zero(d), sum);
-    }
-    const size_t rest = columns % kLanes;
-    if (rest) {
-      const auto last = hn::LoadU(d, x.Row(i) + columns - rest);
-      sum = hn::MulAdd(hn::IfThenElseZero(hn::FirstN(d, rest), last), hn::Zero(d), sum);
-    }
-  }
-  return hn::GetLane(hn::SumOfLanes(d, sum)) == 0;
 }
 
 HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {

@@ -107,7 +107,7 @@ class QueryPass {
       const KeyTile& tile = m_.keys.Get(t, kFeatures | kValues);
       c.LinearRanges(t);
       rows.OfFeatures(c, tile, c.Columns(t));
-      AddBand<Order::kRows>(c.ranges, c.n, size_t(p_.E()), rows.ds, tile.phi, tile.finite_phi, dphi_);
+      AddBand<Order::kRows>(c.ranges, c.n, size_t(p_.E()), rows.ds, tile.phi, dphi_);
     }
   }
 
@@ -127,7 +127,7 @@ class QueryPass {
                          counts[r]++;
                          kit::AddScaled(tile.k.Row(j), D, 1.0f, tops_.Row(r));
                        });
-      AddBand<Order::kRows>(c.ranges, c.n, D, m_.rows.ds, tile.k, tile.finite_k, dq_);
+      AddBand<Order::kRows>(c.ranges, c.n, D, m_.rows.ds, tile.k, dq_);
     }
     for (size_t r = 0; r < c.n; r++) {
       RowFacts& facts = m_.Facts(g, begin + int64_t(r));

@@ -33,11 +33,13 @@ class Forward {
   bool Run(int64_t b, int64_t s) {
     const int64_t heads = p_.Hq / p_.Hst, first = s * heads;
     hedgehog::Floats memory = maps_;
-    const Map key_map(p_, memory.Take(Map::Floats(p_)));
-    key_map.Pack(p_.w_k, p_.b_k, first);
+    const Map key_map(p_, p_.w_k, p_.b_k, first, memory.Take(Map::Floats(p_)));
+    key_map.Pack();
     float* const packed = memory.Take(size_t(heads) * Map::Floats(p_));
-    const auto query_map = [&](int64_t g) { return Map(p_, packed + size_t(g) * Map::Floats(p_)); };
-    for (int64_t g = 0; g < heads; g++) query_map(g).Pack(p_.w_q, p_.b_q, first + g);
+    const auto query_map = [&](int64_t g) {
+      return Map(p_, p_.w_q, p_.b_q, first + g, packed + size_t(g) * Map::Floats(p_));
+    };
+    for (int64_t g = 0; g < heads; g++) query_map(g).Pack();
     keys_.Begin(b, first / p_.Group(), &key_map, &ahead_);
     state_.Load(p_, b, s);
     int64_t next = 0, end;
@@ -68,8 +70,8 @@ class Forward {
       ahead_.Clear();
       keys_.FetchLater(t + 1);
     }
-    const KeyTile& tile = keys_.Get(t, kFeatures | kValues);
-    state_.Add(p_, tile, size_t((end < grid_.End(t) ? end : grid_.End(t)) - grid_.Begin(t)), &ahead_);
+    const size_t n = size_t((end < grid_.End(t) ? end : grid_.End(t)) - grid_.Begin(t));
+    state_.Add(p_, keys_.Get(t, kFeatures | kValues, n), n, &ahead_);
   }
   void FetchQueries(int64_t b, int64_t h, int64_t begin, int64_t end) {
     if (end > p_.Nq) end = p_.Nq;

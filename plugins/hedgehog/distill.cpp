@@ -29,8 +29,8 @@ class Distill {
       : p_(p),
         grid_(grid),
         pair_(p, grid, memory),
-        queries_(p, memory.Take(Map::Floats(p))),
-        keys_(p, memory.Take(Map::Floats(p))),
+        query_map_(memory.Take(Map::Floats(p))),
+        key_map_(memory.Take(Map::Floats(p))),
         a_true_(x.tensors[kDisATrue]),
         a_pred_(x.tensors[kDisAPred]),
         o_true_(x.tensors[kDisOTrue]),
@@ -39,15 +39,16 @@ class Distill {
 
   Losses Run(const attune_exec& x, int64_t b, int64_t h) {
     Losses sum = {0, 0};
-    queries_.Pack(p_.w_q, p_.b_q, h), keys_.Pack(p_.w_k, p_.b_k, h);
-    pair_.Begin(b, h / p_.Group(), keys_);
+    const Map queries(p_, p_.w_q, p_.b_q, h, query_map_), keys(p_, p_.w_k, p_.b_k, h, key_map_);
+    queries.Pack(), keys.Pack();
+    pair_.Begin(b, h / p_.Group(), keys);
     int64_t end;
     for (int64_t i = 0; i < p_.Nq && !Cancelled(x); i = end) {
       end = grid_.ChunkEnd(p_, grid_.ChunkOf(p_, i));
       Chunk& c = pair_.chunk;
       c.Load(b, h, i, end);
-      queries_.Logits(c.n, c.q, c.z);
-      for (size_t r = 0; r < c.n; r++) queries_.Features(c.z.Row(r), c.phi.Row(r));
+      queries.Logits(c.n, c.q, c.z);
+      for (size_t r = 0; r < c.n; r++) queries.Features(c.z.Row(r), c.phi.Row(r));
       c.ScaleQueries(p_.scale);
       pair_.Sums(i);
       for (size_t r = 0; r < c.n; r++) sum.squares += Outputs(b, h, i + int64_t(r), r);
@@ -92,7 +93,7 @@ class Distill {
   const Problem& p_;
   const Grid& grid_;
   Pair pair_;
-  const Map queries_, keys_;
+  float *const query_map_, *const key_map_;
   const View a_true_, a_pred_, o_true_, o_pred_;
   const bool weights_;
 };

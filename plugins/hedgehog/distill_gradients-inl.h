@@ -38,8 +38,9 @@ class DistillGradients {
     dk_.Clear(size_t(p_.Nk)), dv_.Clear(size_t(p_.Nk));
     for (int64_t g = 0; g < p_.Group(); g++) {
       const int64_t h = head * p_.Group() + g;
-      const MapGradient queries(p_, query_map_, layout_.QueryMap(task, g)), keys(p_, key_map_, layout_.KeyMap(task, g));
-      queries.Pack(p_.w_q, p_.b_q, h), keys.Pack(p_.w_k, p_.b_k, h);
+      const MapGradient queries(p_, p_.w_q, p_.b_q, h, query_map_, layout_.QueryMap(task, g));
+      const MapGradient keys(p_, p_.w_k, p_.b_k, h, key_map_, layout_.KeyMap(task, g));
+      queries.Pack(), keys.Pack();
       pair_.Begin(b, head, keys.map);
       dphi_k_.Clear(size_t(p_.Nk));
       int64_t end;

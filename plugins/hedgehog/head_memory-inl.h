@@ -27,19 +27,20 @@ class HeadMemory {
         p_(p),
         layout_(layout),
         task_(task) {
-    const int64_t first = task % p.Hkv * p.Group(), heads = p.Hq / p.Hst;
     maps_ = memory.Take(size_t(layout.group + layout.states) * MapGradient::Floats(p));
-    for (int64_t g = 0; g < layout.group; g++) QueryMap(g).Pack(p.w_q, p.b_q, first + g);
-    for (int64_t s = 0; s < layout.states; s++) KeyMap(s).Pack(p.w_k, p.b_k, first + s * heads);
+    for (int64_t g = 0; g < layout.group; g++) QueryMap(g).Pack();
+    for (int64_t s = 0; s < layout.states; s++) KeyMap(s).Pack();
     facts_ = reinterpret_cast<RowFacts*>(memory.Take(size_t(layout.group * p.Nq) * sizeof(RowFacts) / sizeof(float)));
   }
 
   // The map of the g-th query head, the s-th state head of the kv head.
   MapGradient QueryMap(int64_t g) const {
-    return MapGradient(p_, maps_ + size_t(g) * MapGradient::Floats(p_), layout_.QueryMap(task_, g));
+    return MapGradient(p_, p_.w_q, p_.b_q, First() + g, maps_ + size_t(g) * MapGradient::Floats(p_),
+                       layout_.QueryMap(task_, g));
   }
   MapGradient KeyMap(int64_t s) const {
-    return MapGradient(p_, maps_ + size_t(layout_.group + s) * MapGradient::Floats(p_), layout_.KeyMap(task_, s));
+    return MapGradient(p_, p_.w_k, p_.b_k, First() + s * (p_.Hq / p_.Hst),
+                       maps_ + size_t(layout_.group + s) * MapGradient::Floats(p_), layout_.KeyMap(task_, s));
   }
   // Query i of the g-th query head.
   RowFacts& Facts(int64_t g, int64_t i) const { return facts_[g * p_.Nq + i]; }
@@ -51,6 +52,8 @@ class HeadMemory {
   SingleKeys single;
 
  private:
+  int64_t First() const { return task_ % p_.Hkv * p_.Group(); }  // query head of the kv head
+
   const Problem& p_;
   const GradientLayout& layout_;
   int64_t task_;

@@ -16,7 +16,8 @@ enum KeyPart { kFeatures = 1, kRawKeys = 2, kValues = 4 };
 
 struct KeyTile {
   int64_t tile = -1;
-  int loaded = 0;  // KeyPart
+  int loaded = 0;     // KeyPart, without features
+  size_t mapped = 0;  // keys that have features
   Matrix phi, k, v;
 };
 
@@ -29,31 +30,23 @@ class KeyTiles {
   }
   // Keys and values of kv head `head`, features by `map`. `ahead`: what to fetch meanwhile.
   void Begin(int64_t b, int64_t head, const Map* map, attune_kit::Ahead* ahead = nullptr) {
-    ahead_ = ahead;
-    b_ = b, head_ = head, map_ = map;
-    for (KeyTile& t : tiles_) t.tile = -1;
+    const bool same = b == b_ && head == head_;
+    b_ = b, head_ = head, map_ = map, ahead_ = ahead;
+    for (KeyTile& t : tiles_) t.tile = same ? t.tile : -1, t.mapped = 0;
   }
 
-  // Tile t with at least `parts`. Padded keys are rows of 0. Valid until four other tiles were asked for.
-  const KeyTile& Get(int64_t t, int parts) {
+  // Tile t with at least `parts`; features of its first `rows` keys. Padded keys are rows of 0. Valid until four other
+  // tiles were asked for.
+  const KeyTile& Get(int64_t t, int parts, size_t rows = SIZE_MAX) {
     KeyTile& tile = tiles_[t % kTiles];
-    if (tile.tile != t) tile.tile = t, tile.loaded = 0;
+    if (tile.tile != t) tile.tile = t, tile.loaded = 0, tile.mapped = 0;
     const size_t n = size_t(grid_.End(t) - grid_.Begin(t));
     if (parts & kFeatures) parts |= kRawKeys;
     const int missing = parts & ~tile.loaded;
-    tile.loaded |= missing;
+    tile.loaded |= missing & ~kFeatures;
     if (missing & kRawKeys) LoadRows(p_.k, t, n, p_.D, tile.k);
     if (missing & kValues) LoadRows(p_.v, t, n, p_.Dv, tile.v);
-    if (missing & kFeatures) {
-      map_->Logits(n, tile.k, z_, ahead_);
-      for (size_t r = 0; r < n; r++) {
-        if (p_.Real(b_, grid_.Begin(t) + int64_t(r))) {
-          map_->Features(z_.Row(r), tile.phi.Row(r));
-        } else {
-          memset(tile.phi.Row(r), 0, sizeof(float) * tile.phi.ld);
-        }
-      }
-    }
+    if (parts & kFeatures) MapRows(tile, rows < n ? rows : n);
     return tile;
   }
 
@@ -68,6 +61,19 @@ class KeyTiles {
  private:
   static constexpr int kTiles = 4;
 
+  void MapRows(KeyTile& tile, size_t n) {
+    if (n <= tile.mapped) return;
+    const size_t first = tile.mapped;
+    map_->Logits(n - first, {tile.k.Row(first), tile.k.ld}, z_, ahead_);
+    for (size_t r = first; r < n; r++) {
+      if (p_.Real(b_, grid_.Begin(tile.tile) + int64_t(r))) {
+        map_->Features(z_.Row(r - first), tile.phi.Row(r));
+      } else {
+        memset(tile.phi.Row(r), 0, sizeof(float) * tile.phi.ld);
+      }
+    }
+    tile.mapped = n;
+  }
   void LoadRows(const Rows& rows, int64_t t, size_t n, size_t width, Matrix to) const {
     for (size_t r = 0; r < n; r++) {
       const int64_t j = grid_.Begin(t) + int64_t(r);
@@ -83,7 +89,7 @@ class KeyTiles {
   const Grid& grid_;
   KeyTile tiles_[kTiles];
   Matrix z_;
-  int64_t b_ = 0, head_ = 0;
+  int64_t b_ = -1, head_ = -1;
   const Map* map_ = nullptr;
   attune_kit::Ahead* ahead_ = nullptr;
 };

@@ -28,14 +28,19 @@ class Map {
   // Floats of workspace.
   static size_t Floats(const Problem& p) { return (p.D + 1) * attune_kit::ChunkStride(p.F); }
 
-  // Uses what was packed there.
-  Map(const Problem& p, float* at) : p_(p), w_{at, attune_kit::ChunkStride(p.F)}, b_(w_.Row(p.D)) {}
-  // Packs the weight and bias of head h; their head dims are 1, Hkv or Hq.
-  void Pack(const View& w, const View& b, int64_t h) const {
-    memset(w_.p, 0, sizeof(float) * Floats(p_));
-    const int64_t head = p_.MapHead(w, h);
-    for (int64_t d = 0; d < p_.D; d++) LoadRow(w, w.Offset(head, d), p_.F, 1, w_.Row(d));
-    for (int64_t f = 0; b && f < p_.F; f++) b_[f] = float(b.Get(p_.MapHead(b, h), f));
+  // The map of query head h, in memory that Pack fills: once, for any number of Maps. w, b: weight and bias, whose head
+  // dims are 1, Hkv or Hq.
+  Map(const Problem& p, const View& w, const View& b, int64_t h, float* at)
+      : p_(p), weight_(w), bias_(b), h_(h), w_{at, attune_kit::ChunkStride(p.F)}, b_(w_.Row(p.D)) {
+    if (InPlace()) w_ = {static_cast<float*>(w.Data()) + w.Offset(p.MapHead(w, h)), size_t(w.Stride(1))};
+  }
+  void Pack() const {
+    memset(b_, 0, sizeof(float) * attune_kit::ChunkStride(p_.F));
+    for (int64_t f = 0; bias_ && f < p_.F; f++) b_[f] = float(bias_.Get(p_.MapHead(bias_, h_), f));
+    if (InPlace()) return;
+    memset(w_.p, 0, sizeof(float) * p_.D * w_.ld);
+    const int64_t head = p_.MapHead(weight_, h_);
+    for (int64_t d = 0; d < p_.D; d++) LoadRow(weight_, weight_.Offset(head, d), p_.F, 1, w_.Row(d));
   }
 
   Matrix Weight() const { return w_; }
@@ -88,6 +93,9 @@ class Map {
   }
 
  private:
+  // For a few tokens a copy of the weight would cost more than their map.
+  bool InPlace() const { return weight_.DType() == ATTUNE_F32 && p_.F % kLanes == 0 && p_.Nq <= 16; }
+
   struct Extremes {
     float top, bottom;
   };
@@ -153,6 +161,8 @@ class Map {
   }
 
   const Problem& p_;
+  const View &weight_, &bias_;
+  int64_t h_;
   Matrix w_;
   float* b_;
 };

@@ -17,15 +17,15 @@ class MapGradient {
   // Floats of workspace.
   static size_t Floats(const Problem& p) { return Map::Floats(p) + size_t(p.F) * attune_kit::ChunkStride(size_t(p.D)); }
 
-  // Uses what was packed at `at`. `sums`: where dw and db are added up.
-  MapGradient(const Problem& p, float* at, float* sums)
-      : map(p, at),
+  // As Map. `sums`: where dw and db are added up.
+  MapGradient(const Problem& p, const View& w, const View& b, int64_t h, float* at, float* sums)
+      : map(p, w, b, h, at),
         p_(p),
         transposed_{at + Map::Floats(p), attune_kit::ChunkStride(size_t(p.D))},
         dw_{sums, attune_kit::ChunkStride(size_t(p.F))} {}
 
-  void Pack(const View& w, const View& b, int64_t h) const {
-    map.Pack(w, b, h);
+  void Pack() const {
+    map.Pack();
     for (int64_t f = 0; f < p_.F; f++) {
       for (int64_t d = 0; d < p_.D; d++) transposed_.Row(f)[d] = map.Weight().Row(d)[f];
     }

@@ -1,5 +1,6 @@
 // Local linear attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "lla/forward.h"
 #include "lla/reference.h"
 #include "lla/tables.h"
 
@@ -16,11 +17,66 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const
   return k;
 }
 
+constexpr int64_t kPackedRowValues[] = {16, 32, 64, kMostRows}, kFewRowValues[] = {16};
+constexpr attune_knob kPackedKnobs[] = {
+    Knob("rows", kPackedRowValues, 2, "query rows (queries times heads of a group) per tile; their weights are kept"),
+};
+constexpr attune_knob kRowsKnobs[] = {
+    Knob("rows", kFewRowValues, 0, "query rows (queries times heads of a group) per tile"),
+};
+
+// Bytes of HeadKeys and TileMemory, generously.
+#define ATTUNE_LLA_TILE \
+  "4*$workers*(k.rows*(64*cdiv(Nk,64)+8*(D+31)+Dv+60)+(D+64)*(D+31)+3200)+4*B*Hkv*64*cdiv(Nk+1,64)*"
+constexpr char kPackedWorkspace[] = ATTUNE_LLA_TILE "(2*D+Dv+95)", kRowsWorkspace[] = ATTUNE_LLA_TILE "(D+33)";
+#undef ATTUNE_LLA_TILE
+
+constexpr attune_kernel Packed(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "keys packed once, tiles of rows that keep their weights and iterate together");
+  k.knobs = Span(kPackedKnobs);
+  k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq&&k.rows*Nk<=1048576";
+  k.workspace = kPackedWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr attune_kernel Rows(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "keys as rows, values read in place: few rows per kv head");
+  k.knobs = Span(kRowsKnobs);
+  k.when = "Hq/Hkv*Nq<=16";
+  k.workspace = kRowsWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+
 constexpr char kReferenceWorkspace[] = "8*$workers*(Nk+D*D+3*D+Dv)";
 constexpr attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(0.5)),
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(0.6)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(0.4)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(0.4)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(0.15)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(0.5)),
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(0.6)),
+#endif
     Reference(ReferenceForward, "B*Hkv", kReferenceWorkspace),
 };
 constexpr attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(0.5)),
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(0.6)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(0.4)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(0.4)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(0.15)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(0.5)),
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(0.6)),
+#endif
     Reference(ReferenceStep, "B*Hkv", kReferenceWorkspace),
 };
 constexpr attune_kernel kBackwardKernels[] = {

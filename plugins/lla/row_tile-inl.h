@@ -197,7 +197,7 @@ class RowTile {
           hn::StoreU(hn::Mul(hn::Mul(hn::LoadU(d, p + j), scale), t), d, s + j);
         }
       }
-      kit::AddRanges(values, first, n, range, m_.piece, kPieceStride, Row(m_.o, r), m_.ld_v);
+      kit::AddRanges(values, first, n, range, m_.piece, kPieceStride, m_.o + r * m_.ld_v, m_.ld_v);
     });
   }
 

@@ -79,14 +79,33 @@ constexpr attune_kernel kStepKernels[] = {
 #endif
     Reference(ReferenceStep, "B*Hkv", kReferenceWorkspace),
 };
+constexpr char kBackwardWorkspace[] =
+    "4*$workers*(k.rows*(128*cdiv(Nk,64)+10*(D+31)+2*Dv+100)+(D+192)*(D+31)+192*(Dv+31)+16000)+"
+    "4*B*Hkv*(64*cdiv(Nk+1,64)*(2*D+Dv+95)+Hq/Hkv*Nq*(2*D+70)+16)";
+constexpr attune_kernel Backward(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "both systems of a tile of queries, then keys in pieces with weights formed again");
+  k.knobs = Span(kPackedKnobs);
+  k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq&&k.rows*Nk<=1048576";
+  k.workspace = kBackwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
 constexpr attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedBackward, Backward(0.6)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedBackward, Backward(0.4)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedBackward, Backward(0.1)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedBackward, Backward(0.6)),
+#endif
     Reference(ReferenceBackward, nullptr, "8*(5*Nk+D*D+4*D+Nk*(D+Dv)+B*Hq*Nq)"),
 };
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
 constexpr char kFlops[] = "B*Hq*Nq*(2*Nk*(2*D+Dv)+Nk*D*D+D*D*D/3)/(1+p.causal)";
 
-constexpr attune_entry Backward() {
+constexpr attune_entry BackwardEntry() {
   attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets,
                          "3*(B*Hq*Nq*(2*Nk*(2*D+Dv)+Nk*D*D+D*D*D/3)/(1+p.causal))", Span(kBackwardTensors),
                          Span(kRules), Span(kBackwardKernels), nullptr,
@@ -97,7 +116,7 @@ constexpr attune_entry Backward() {
 constexpr attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, "", kBuckets, kFlops, Span(kForwardTensors), Span(kRules),
           Span(kForwardKernels), nullptr, "value at the query of a ridge regression with softmax weights"),
-    Backward(),
+    BackwardEntry(),
     Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,Np,Nn", "Np=?0; Nn=?Nk-Np; Nk=Np+Nn",
           "B:pow2; Nq:half2; Nk:half2; Np:half2; Nn:half2", kFlops, Span(kStepTensors), Span(kStepRules),
           Span(kStepKernels), nullptr, "forward over cache and new tokens, which are appended"),

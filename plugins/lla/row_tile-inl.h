@@ -144,39 +144,51 @@ class RowTile {
 
   // ax_i = A x_i for row which[i] of the tile, i < n; which ascends.
   HWY_NOINLINE void Apply(const int32_t* which, size_t count) {
-    const hn::ScalableTag<float> d;
     for (size_t i = 0; i < count; i++) m_.shift[i] = Dot(Row(m_.x, i), Row(m_.kbar, size_t(which[i])), m_.ld_k);
+    CentredKeys(which, count, m_.ax, [&](int64_t first, size_t i, size_t n, size_t end) {
+      keys_.Scores(int(n), Row(m_.x, i), m_.ld_k, first, 0, end, m_.piece, kPieceStride);
+      return Numbers{m_.piece, kPieceStride};
+    });
+    for (size_t i = 0; i < count; i++) AddScaled(Row(m_.ax, i), m_.ridge[which[i]], Row(m_.x, i), m_.ld_k);
+  }
+
+  // Numbers of some rows for the keys of a piece.
+  struct Numbers {
+    const float* at;
+    size_t ld;
+  };
+  // out_i = sum of p_j (x_ij - shift[i]) (k_j - kbar) for row which[i], i < count; null: for all rows.
+  // x(first, i, n, end): x of n rows and keys first + [0, end).
+  template <class F>
+  HWY_INLINE void CentredKeys(const int32_t* which, size_t count, float* out, F x) {
+    const hn::ScalableTag<float> d;
+    const auto row = [&](size_t i) { return which ? size_t(which[i]) : i; };
     memset(m_.sums, 0, sizeof(float) * count * kLanes);
-    memset(m_.ax, 0, sizeof(float) * count * m_.ld_k);
+    memset(out, 0, sizeof(float) * count * m_.ld_k);
     ForEachPiece(which, count, [&](int64_t first, size_t i, size_t n, const KeyRange* range) {
-      keys_.Scores(int(n), Row(m_.x, i), m_.ld_k, first, 0, size_t(range[n - 1].end), m_.piece, kPieceStride);
+      const Numbers from = x(first, i, n, size_t(range[n - 1].end));
       for (size_t e = 0; e < n; e++) {
-        const float* p = Weights(first, size_t(which[i + e]));
-        float* s = m_.piece + e * kPieceStride;
+        const float *p = Weights(first, row(i + e)), *numbers = from.at + e * from.ld;
+        float* to = m_.piece + e * kPieceStride;
         const auto shift = hn::Set(d, m_.shift[i + e]);
         auto sum = hn::LoadU(d, m_.sums + (i + e) * kLanes);
-        const auto weigh = [&](size_t j) { return hn::Mul(hn::LoadU(d, p + j), hn::Sub(hn::LoadU(d, s + j), shift)); };
-        ForEachVector(range[e].end,
-                      [&](size_t j) {
-                        const auto t = weigh(j);
-                        hn::StoreU(t, d, s + j);
-                        sum = hn::Add(sum, t);
-                      },
-                      [&](size_t j, auto valid) {
-                        const auto t = hn::IfThenElseZero(valid, weigh(j));
-                        hn::StoreU(t, d, s + j);
-                        sum = hn::Add(sum, t);
-                      });
+        const auto take = [&](size_t j, auto t) {
+          hn::StoreU(t, d, to + j);
+          sum = hn::Add(sum, t);
+        };
+        const auto weigh = [&](size_t j) {
+          return hn::Mul(hn::LoadU(d, p + j), hn::Sub(hn::LoadU(d, numbers + j), shift));
+        };
+        ForEachVector(range[e].end, [&](size_t j) { take(j, weigh(j)); },
+                      [&](size_t j, auto valid) { take(j, hn::IfThenElseZero(valid, weigh(j))); });
         hn::StoreU(sum, d, m_.sums + (i + e) * kLanes);
       }
-      kit::AddRanges(keys_, first, n, range, m_.piece, kPieceStride, Row(m_.ax, i), m_.ld_k);
+      kit::AddRanges(keys_, first, n, range, m_.piece, kPieceStride, Row(out, i), m_.ld_k);
     });
-    for (size_t i = 0; i < count; i++) {
-      const size_t r = size_t(which[i]);
+    for (size_t i = 0; i < count; i++) {  // the sum is 0 up to rounding, which kbar would magnify
       const float sum = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, m_.sums + i * kLanes)));
-      AddScaled(Row(m_.ax, i), -sum, Row(m_.kbar, r), m_.ld_k);
-      kit::ScaleRow(Row(m_.ax, i), m_.ld_k, m_.inverse_omega[r]);
-      AddScaled(Row(m_.ax, i), m_.ridge[r], Row(m_.x, i), m_.ld_k);
+      AddScaled(Row(out, i), -sum, Row(m_.kbar, row(i)), m_.ld_k);
+      kit::ScaleRow(Row(out, i), m_.ld_k, m_.inverse_omega[row(i)]);
     }
   }
 
@@ -261,6 +273,7 @@ class RowTile {
   const Problem& Call() const { return c_; }
   const TileMemory& Memory() const { return m_; }
   const HeadKeys& Ready() const { return head_; }
+  const Keys& KeysOf() const { return keys_; }
 
  private:
   // Scores of row r become weights; behind the last visible key they are 0 up to a whole vector.

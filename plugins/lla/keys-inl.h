@@ -92,7 +92,27 @@ HWY_NOINLINE inline void PackKeys(const Problem& c, int forms, int64_t b, int64_
   }
 }
 
-// The kit's view of them: Scores and Add of keys, Add of values. For many query rows, and for few.
+// Keys as rows of f32, for few query rows. Like the classes of block_sparse-inl.h.
+class KeyRows {
+ public:
+  KeyRows(const float* rows, size_t ld) : rows_(rows), ld_(ld) {}
+  HWY_INLINE void Scores(int rows, const float* q, size_t ld_q, int64_t first, size_t begin, size_t end, float* s,
+                         size_t ld_s) const {
+    kit::Dots(rows, end - begin, ld_, q, ld_q, At(first, begin), ld_, s + begin, ld_s);
+  }
+  template <int kRows>
+  HWY_INLINE void Add(int rows, const float* p, size_t ld_p, int64_t first, size_t begin, size_t end, float* o,
+                      size_t ld_o) const {
+    kit::TileColumns<kRows>(rows, ld_, end - begin, p + begin, ld_p, At(first, begin), ld_, o, ld_o);
+  }
+
+ private:
+  const float* At(int64_t first, size_t j) const { return rows_ + (size_t(first) + j) * ld_; }
+  const float* rows_;
+  size_t ld_;
+};
+
+// What a tile of rows works with: for many query rows, which repay packing, and for few.
 struct PackedHead {
   using Keys = kit::PackedKeys;
   static constexpr int kForms = kKeyPanels | kValueRows;
@@ -104,17 +124,14 @@ struct PackedHead {
   }
 };
 struct RowsHead {
-  using Keys = kit::KeysInPlace;
+  using Keys = KeyRows;
   static constexpr int kForms = 0;  // values are read where they are
-  static Keys OfKeys(const Problem&, const HeadKeys& k) {
-    const kit::StoredRows rows = {k.rows, ATTUNE_F32, int64_t(k.ld_k)};
-    return Keys(rows, rows, k.ld_k, k.ld_k);
-  }
-  static Keys OfValues(const Problem& c, const HeadKeys&, int64_t b, int64_t head) {
+  static Keys OfKeys(const Problem&, const HeadKeys& k) { return Keys(k.rows, k.ld_k); }
+  static kit::KeysInPlace OfValues(const Problem& c, const HeadKeys&, int64_t b, int64_t head) {
     const int64_t size = c.v.DType() == ATTUNE_F32 ? 4 : 2;
     const kit::StoredRows rows = {static_cast<const char*>(c.v.Data()) + c.v.Offset(b, head) * size, c.v.DType(),
                                   c.v.Stride(2)};
-    return Keys(rows, rows, 0, size_t(c.Dv));
+    return kit::KeysInPlace(rows, rows, 0, size_t(c.Dv));
   }
 };
 

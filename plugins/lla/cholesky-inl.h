@@ -15,22 +15,20 @@ namespace HWY_NAMESPACE {
 
 // Matrices are the upper triangle in rows of `ld` floats; left of the diagonal is anything unless said otherwise.
 
+// out[rows x columns] += a^T x, a stored [depth x rows].
+HWY_INLINE void AddTransposed(size_t rows, size_t columns, size_t depth, const float* a, size_t lda, const float* x,
+                              size_t ldx, float* out, size_t ldo) {
+  kit::ChunkProduct<kit::Start::kKeep, kit::Terms::kAll, kit::Order::kColumns>(rows, columns, depth, a, lda, x, ldx, 0,
+                                                                               out, ldo);
+}
+
 // u += rows^T rows, for `depth` rows of n columns that are followed by zeros.
 HWY_INLINE void AddGram(const float* rows, size_t depth, size_t n, size_t ld, float* u) {
-  using kit::Order;
-  using kit::Start;
-  using kit::Terms;
-  for (size_t a = 0; a < n; a += kit::kTileRows) {
-    for (size_t e = a / kLanes * kLanes; e < n; e += kPanel) {
-      float* to = u + a * ld + e;
-      if (n - e > kLanes) {
-        kit::ChunkTileRows<2, Start::kKeep, Terms::kAll, Order::kColumns>(n - a, depth, rows + a, ld, rows + e, ld, 0,
-                                                                          to, ld);
-      } else {
-        kit::ChunkTileRows<1, Start::kKeep, Terms::kAll, Order::kColumns>(n - a, depth, rows + a, ld, rows + e, ld, 0,
-                                                                          to, ld);
-      }
-    }
+  constexpr size_t kRows = kit::kTileRows;
+  for (size_t a = 0; a < n; a += kRows) {
+    const size_t first = a / kLanes * kLanes;
+    AddTransposed(n - a < kRows ? n - a : kRows, n - first, depth, rows + a, ld, rows + first, ld, u + a * ld + first,
+                  ld);
   }
 }
 

@@ -20,10 +20,12 @@ namespace HWY_NAMESPACE {
 // What the keys need of all query rows of one kv head.
 struct QueryRows {
   size_t ld_k;
-  float *y, *h;                                                          // rows of ld_k
-  float *top, *inverse_omega, *y_kbar, *h_kbar, *gbar, *ebar, *hy;       // one number per row
+  float *y, *h;                                                     // rows of ld_k
+  float *top, *inverse_omega, *y_kbar, *h_kbar, *gbar, *ebar, *hy;  // one number per row
 
-  static size_t Floats(const Problem& c, int64_t rows) { return (size_t(rows) * (2 * PadTo32(c.D) + 7) + 15) / 16 * 16; }
+  static size_t Floats(const Problem& c, int64_t rows) {
+    return (size_t(rows) * (2 * PadTo32(c.D) + 7) + 15) / 16 * 16;
+  }
   QueryRows(const Problem& c, int64_t rows, float* at) {
     const size_t n = size_t(rows);
     ld_k = PadTo32(c.D);
@@ -263,20 +265,8 @@ class KeyPiece {
     size_t from = 0;  // the first row that sees all keys of a group
     const auto add = [&](size_t begin, size_t end, size_t key, size_t keys) {
       if (begin == end) return;
-      for (size_t e = 0; e < size_t(width); e += kPanel) {
-        const float *with = x + begin * ld + e, *factor = a + begin * kPieceStride + key;
-        float* to = out + key * ld + e;
-        using kit::Order;
-        using kit::Start;
-        using kit::Terms;
-        if (size_t(width) - e > kLanes) {
-          kit::ChunkTileRows<2, Start::kKeep, Terms::kAll, Order::kColumns>(keys, end - begin, factor, kPieceStride, with,
-                                                                            ld, 0, to, ld);
-        } else {
-          kit::ChunkTileRows<1, Start::kKeep, Terms::kAll, Order::kColumns>(keys, end - begin, factor, kPieceStride, with,
-                                                                            ld, 0, to, ld);
-        }
-      }
+      AddTransposed(keys, size_t(width), end - begin, a + begin * kPieceStride + key, kPieceStride, x + begin * ld, ld,
+                    out + key * ld, ld);
     };
     for (size_t key = 0; key < count_; key += size_t(kit::kTileRows)) {
       const size_t keys = count_ - key < size_t(kit::kTileRows) ? count_ - key : size_t(kit::kTileRows);

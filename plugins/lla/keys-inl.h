@@ -70,7 +70,8 @@ HWY_INLINE void Transpose(const float* rows, size_t ld, int64_t first, int64_t n
   }
 }
 
-// Makes piece `task` of the keys and values of one kv head ready. scratch: kPackKeys + 1 rows of the longer kind.
+// Makes piece `task` of the keys and values of one kv head ready. scratch: a row of keys, or kPackKeys rows
+// of values if they go to panels.
 HWY_NOINLINE inline void PackKeys(const Problem& c, int forms, int64_t b, int64_t head, int64_t task,
                                   const HeadKeys& to, float* scratch) {
   const int64_t first = task * kPackKeys, n = c.Nk - first < kPackKeys ? c.Nk - first : kPackKeys;
@@ -87,7 +88,9 @@ HWY_NOINLINE inline void PackKeys(const Problem& c, int forms, int64_t b, int64_
     LoadRow(c.v, c.v.Offset(b, head, j), c.Dv, 1, to.values + size_t(j) * to.ld_v);
   }
   if (forms & kValuePanels) {
-    for (int64_t j = 0; j < n; j++) LoadRow(c.v, c.v.Offset(b, head, first + j), c.Dv, 1, scratch + size_t(j) * to.ld_v);
+    for (int64_t j = 0; j < n; j++) {
+      LoadRow(c.v, c.v.Offset(b, head, first + j), c.Dv, 1, scratch + size_t(j) * to.ld_v);
+    }
     Transpose(scratch, to.ld_v, 0, n, c.Dv, to.value_panels + size_t(first * c.Dv));
   }
 }

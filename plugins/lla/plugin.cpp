@@ -44,7 +44,7 @@ constexpr attune_kernel Rows(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "keys as rows, values read in place: few rows per kv head");
   k.knobs = Span(kRowsKnobs);
-  k.when = "Hq/Hkv*Nq<=16";
+  k.when = "Hq/Hkv*Nq<=12";
   k.workspace = kRowsWorkspace;
   k.efficiency = efficiency;
   return k;
@@ -53,28 +53,28 @@ constexpr attune_kernel Rows(double efficiency) {
 constexpr char kReferenceWorkspace[] = "8*$workers*(Nk+D*D+3*D+Dv)";
 constexpr attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(0.5)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(0.65)),
     OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(0.4)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(0.45)),
     OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(0.15)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(0.1)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(0.17)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(0.15)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(0.5)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(0.65)),
     OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(0.6)),
 #endif
     Reference(ReferenceForward, "B*Hkv", kReferenceWorkspace),
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(0.5)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(0.65)),
     OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(0.4)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(0.45)),
     OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(0.15)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(0.1)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(0.17)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(0.15)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(0.5)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(0.65)),
     OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(0.6)),
 #endif
     Reference(ReferenceStep, "B*Hkv", kReferenceWorkspace),
@@ -95,7 +95,7 @@ constexpr attune_kernel kBackwardKernels[] = {
 #if defined(__x86_64__)
     OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedBackward, Backward(0.6)),
     OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedBackward, Backward(0.4)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedBackward, Backward(0.1)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedBackward, Backward(0.15)),
 #elif defined(__aarch64__)
     OnIsa(kNeon, "packed_neon", N_NEON::PackedBackward, Backward(0.6)),
 #endif

@@ -1,6 +1,6 @@
-// Some query rows of one kv head: their softmax weights over all keys that they see, kept, and products with the matrix
-// A = sum of p_j (k_j - kbar)(k_j - kbar)^T + ridge of each row, which is never formed: two products with the keys serve
-// all rows of the tile.
+// Some query rows of one kv head: their softmax weights over all keys that they see, kept, and products with each row's
+// matrix A = sum of p_j (k_j - kbar)(k_j - kbar)^T + ridge, which is never formed: two products with the keys serve all
+// rows of the tile.
 #if defined(ATTUNE_LLA_ROW_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_LLA_ROW_TILE_INL_H_
 #undef ATTUNE_LLA_ROW_TILE_INL_H_

@@ -78,17 +78,20 @@ HWY_NOINLINE void SolveDirectly(const Tile& t, size_t r, const float* const* b, 
   const TileMemory& m = t.Memory();
   const size_t D = size_t(c.D), ld = m.ld_k;
   const float* kbar = t.Row(m.kbar, r);
+  const auto scale = hn::Set(d, m.inverse_omega[r]);
+  HWY_ALIGN float roots[kPieceKeys];
   memset(m.factor, 0, sizeof(float) * D * ld);
   for (int64_t first = 0; first < m.visible[r]; first += int64_t(kPieceKeys)) {
     // Rows sqrt(p) (k - kbar), centred exactly: this is the way for small ridges, where digits matter.
     const int64_t left = m.visible[r] - first;
     const size_t keys = left < int64_t(kPieceKeys) ? size_t(left) : kPieceKeys;
-    const float* p = t.Weights(first, r);
-    for (size_t j = 0; j < keys; j++) {
-      const auto root = hn::Set(d, sqrtf(p[j] * m.inverse_omega[r]));
-      const float* k = t.Ready().rows + (size_t(first) + j) * ld;
+    const float *p = t.Weights(first, r), *k = t.Ready().rows + size_t(first) * ld;
+    for (size_t j = 0; j < keys; j += kLanes) hn::StoreU(hn::Sqrt(hn::Mul(hn::LoadU(d, p + j), scale)), d, roots + j);
+    float* to = m.centred;
+    for (size_t j = 0; j < keys; j++, k += ld, to += ld) {
+      const auto root = hn::Set(d, roots[j]);
       for (size_t e = 0; e < ld; e += kLanes) {
-        hn::StoreU(hn::Mul(root, hn::Sub(hn::LoadU(d, k + e), hn::LoadU(d, kbar + e))), d, m.centred + j * ld + e);
+        hn::StoreU(hn::Mul(root, hn::Sub(hn::LoadU(d, k + e), hn::LoadU(d, kbar + e))), d, to + e);
       }
     }
     AddGram(m.centred, keys, D, ld, m.factor);

@@ -98,9 +98,12 @@ constexpr attune_tolerance kTolerances[] = {
 constexpr attune_preset kPresets[] = {
     Preset("demo", ATTUNE_DEMO, "forward", "causal=false", "", "", "bidirectional, ridge 10"),
     Preset("prefill", ATTUNE_BENCH, "forward", "", "B=1,Hq=8,Hkv=8,Nq=512,Nk=512,D=64,Dv=64", "", "every prefix"),
+    Preset("long", ATTUNE_BENCH, "forward", "", "B=1,Hq=2,Hkv=2,Nq=4096,Nk=4096,D=64,Dv=64", "", "long sequence"),
     Preset("wide", ATTUNE_BENCH, "forward", "", "B=1,Hq=4,Hkv=4,Nq=256,Nk=256,D=128,Dv=128", "", "wide heads"),
     Preset("decode", ATTUNE_BENCH, "step", "", "B=1,Hq=8,Hkv=8,Nq=1,Nk=2049,D=64,Dv=64,Np=2048",
            "k_cache_state; v_cache_state", "one new token"),
+    Preset("prefill_backward", ATTUNE_BENCH, "backward", "", "B=1,Hq=8,Hkv=8,Nq=512,Nk=512,D=64,Dv=64", "dq; dk; dv",
+           "gradients for every prefix"),
 };
 
 }  // namespace tables

@@ -52,8 +52,8 @@ struct State {
   }
 };
 
-// A chunk of queries of one head and what is summed for it, not normalised and not yet multiplied by gamma or the linear
-// factor.
+// A chunk of queries of one head and what is summed for it, not normalised and not yet multiplied by gamma or the
+// linear factor.
 class Chunk {
  public:
   Chunk(const Problem& p, const Grid& grid, hedgehog::Floats& memory) : p_(p), grid_(grid) {

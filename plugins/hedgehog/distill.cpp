@@ -110,8 +110,9 @@ attune_status ChunkedDistill(const attune_exec* exec) {
   const Grid grid(p, x.knobs[kChunk]);
   const int64_t heads = p.B * p.Hq;
   Losses* const losses = static_cast<Losses*>(x.workspace);
-  float* const workers = static_cast<float*>(x.workspace) + (heads * 4 + 15) / 16 * 16;
-  const size_t worker_floats = (x.workspace_bytes / 4 - size_t(workers - static_cast<float*>(x.workspace))) / x.n_workers / 16 * 16;
+  const size_t loss_floats = size_t(heads * 4 + 15) / 16 * 16;
+  float* const workers = static_cast<float*>(x.workspace) + loss_floats;
+  const size_t worker_floats = (x.workspace_bytes / 4 - loss_floats) / x.n_workers / 16 * 16;
   const attune_status status = ParallelFor(x, heads, [&](int64_t head, uint32_t worker) HWY_ATTR {
     hedgehog::Floats memory(workers + worker * worker_floats);
     losses[head] = Distill(x, p, grid, memory).Run(x, head / p.Hq, head % p.Hq);

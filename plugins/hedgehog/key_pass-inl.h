@@ -1,5 +1,5 @@
-// Second pass of the backward kernel: the keys of a kv head from the last to the first, against running sums of what the
-// queries send that meet every key to come. Writes dk and dv, and adds to the gradients of the key maps.
+// Second pass of the backward kernel: the keys of a kv head from the last to the first, against running sums of what
+// the queries send that meet every key to come. Writes dk and dv, and adds to the gradients of the key maps.
 #if defined(ATTUNE_HEDGEHOG_KEY_PASS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_HEDGEHOG_KEY_PASS_INL_H_
 #undef ATTUNE_HEDGEHOG_KEY_PASS_INL_H_

@@ -50,7 +50,8 @@ inline int64_t Bytes(const View& v) {
 
 // n rows of a tensor of rank 4, from an offset on.
 inline void AddRows(const View& v, int64_t offset, size_t n, int64_t width, attune_kit::Ahead& ahead) {
-  ahead.Add(static_cast<const char*>(v.Data()) + offset * Bytes(v), v.Stride(2) * Bytes(v), n, size_t(width * Bytes(v)));
+  const int64_t size = Bytes(v);
+  ahead.Add(static_cast<const char*>(v.Data()) + offset * size, v.Stride(2) * size, n, size_t(width * size));
 }
 
 // Keys in tiles of `size`. Terraced blocks end with the sequence, and so do the tiles then, so that a block border is a

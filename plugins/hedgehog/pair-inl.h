@@ -79,8 +79,8 @@ class Pair {
     return tile;
   }
 
-  // Sums and outputs (chunk.o_window: teacher, chunk.o_linear: student) of the chunk's queries, which begin with `begin`
-  // and whose features and scaled rows are there.
+  // Sums and outputs (chunk.o_window: teacher, chunk.o_linear: student) of the chunk's queries, which begin with
+  // `begin` and whose features and scaled rows are there.
   void Sums(int64_t begin) {
     Chunk& c = chunk;
     for (size_t r = 0; r < c.n; r++) c.m[r] = -INFINITY;
@@ -97,7 +97,8 @@ class Pair {
       for (size_t r = 0; r < c.n; r++) {
         const Range range = c.ranges[r];
         if (range.end <= 0) continue;
-        const float factor = kit::OnlineSoftmax<false>(a_true.Row(r), 0, size_t(range.end), c.m + r, c.sums + r * kLanes);
+        const float factor =
+            kit::OnlineSoftmax<false>(a_true.Row(r), 0, size_t(range.end), c.m + r, c.sums + r * kLanes);
         if (factor != 1) kit::ScaleRow(c.o_window.Row(r), (Dv + kLanes - 1) / kLanes * kLanes, factor);
       }
       ClearOutside(c.ranges, c.n, c.Columns(t), a_true);
@@ -157,8 +158,9 @@ class Pair {
           const auto in = hn::FirstN(d, end - j);
           const auto teacher = hn::LoadU(d, a_true.Row(r) + j), student = hn::LoadU(d, c.a.Row(r) + j);
           const auto free = hn::And(in, hn::Ge(student, least));
-          cross = hn::Add(cross, hn::IfThenElseZero(in, hn::Mul(teacher, Log(d, hn::Mul(scale, ClampWeight(d, student))))));
-          clamped = hn::Add(clamped, hn::IfThenElseZero(in, ClampWeight(d, student)));
+          const auto weight = ClampWeight(d, student), log_weight = Log(d, hn::Mul(scale, weight));
+          cross = hn::Add(cross, hn::IfThenElseZero(in, hn::Mul(teacher, log_weight)));
+          clamped = hn::Add(clamped, hn::IfThenElseZero(in, weight));
           free_true = hn::Add(free_true, hn::IfThenElseZero(free, teacher));
           free_pred = hn::Add(free_pred, hn::IfThenElseZero(free, student));
         }

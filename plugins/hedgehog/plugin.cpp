@@ -1,5 +1,5 @@
-// Linear attention with a learned feature map, alone or behind a softmax window: kernels, entries and the handshake. The
-// tables of tensors and parameters are in tables.h.
+// Linear attention with a learned feature map, alone or behind a softmax window: kernels, entries and the handshake.
+// The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
 #include "hedgehog/kernels.h"
 #include "hedgehog/problem.h"
@@ -104,7 +104,8 @@ constexpr attune_entry Of(const char* entry, attune_entry e) {
 
 constexpr attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, kLet, kBuckets, kFlops, Span(kForwardTensors), Span(kForwardRules),
-          Span(kForwardKernels), CheckForward, "o = features of q against features of older keys, softmax in the window"),
+          Span(kForwardKernels), CheckForward,
+          "o = features of q against features of older keys, softmax in the window"),
     Of("forward", Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, kBackwardFlops, Span(kBackwardTensors),
                         Span(kForwardRules), Span(kBackwardKernels), CheckForward,
                         "gradients of o; the states are constants")),

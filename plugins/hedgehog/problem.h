@@ -40,7 +40,9 @@ struct Rows {
   int64_t Offset(int64_t b, int64_t head, int64_t j) const {
     return j < split ? cached.Offset(b, head, j) : fresh.Offset(b, head, j - split);
   }
-  double Get(int64_t b, int64_t head, int64_t j, int64_t d) const { return In(j).Get(b, head, j < split ? j : j - split, d); }
+  double Get(int64_t b, int64_t head, int64_t j, int64_t d) const {
+    return In(j).Get(b, head, j < split ? j : j - split, d);
+  }
 };
 
 struct Problem {

@@ -1,5 +1,5 @@
-// Products of row-major matrices of f32 whose rows lie ChunkStride apart, and of the banded tiles that a causal rule or a
-// window cuts out. Rows are readable, those of results writable, up to whole vectors.
+// Products of row-major matrices of f32 whose rows lie ChunkStride apart, and of the banded tiles that a causal rule or
+// a window cuts out. Rows are readable, those of results writable, up to whole vectors.
 #if defined(ATTUNE_HEDGEHOG_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_HEDGEHOG_PRODUCTS_INL_H_
 #undef ATTUNE_HEDGEHOG_PRODUCTS_INL_H_
@@ -55,8 +55,8 @@ HWY_INLINE Range Union(const Range* ranges, size_t n) {
   return all;
 }
 
-// C = A B^T, or C += A B^T, where B has `columns` rows. Tiles of which no row of C needs a column are left out: `ranges`
-// of the rows, or nullptr. `panel`: room for depth * kPanel floats.
+// C = A B^T, or C += A B^T, where B has `columns` rows. Tiles of which no row of C needs a column are left out:
+// `ranges` of the rows, or nullptr. `panel`: room for depth * kPanel floats.
 template <bool kAdd>
 HWY_NOINLINE void ProductTransposed(size_t rows, size_t columns, size_t depth, Matrix a, Matrix b, Matrix c,
                                     const Range* ranges, float* panel) {

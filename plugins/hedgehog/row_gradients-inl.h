@@ -21,8 +21,8 @@ struct RowFacts {
   float share;    // what each score equal to it gives back, because the maximum is a function of the scores
 };
 
-// Upstream gradients of a chunk's rows, multiplied by everything between them and the values: of the linear part, of the
-// window.
+// Upstream gradients of a chunk's rows, multiplied by everything between them and the values: of the linear part, of
+// the window.
 class RowGradients {
  public:
   RowGradients(const Problem& p, size_t rows, hedgehog::Floats& memory) : p_(p) {

@@ -45,7 +45,8 @@ struct TileMemory {
 // A query row: token * heads of a group + head within the group.
 struct RowsOfHead {
   const int32_t* codes;
-  int64_t b, head, group;
+  int64_t b, head;
+  int32_t group;
   int64_t Token(size_t r) const { return codes[r] / group; }
   int64_t Head(size_t r) const { return head * group + codes[r] % group; }
 };

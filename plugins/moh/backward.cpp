@@ -103,7 +103,7 @@ class Backward {
             packed_.key_rows + at * ld_q_};
   }
   RowsOfHead Of(int64_t b, int64_t head, int64_t first) const {
-    return {routes_.Rows(b, head) + first, b, head, c_.Group()};
+    return {routes_.Rows(b, head) + first, b, head, int32_t(c_.Group())};
   }
   GradientTile Tile(uint32_t worker) const {
     return GradientTile(c_, size_t(query_rows_), size_t(key_rows_), tiles_ + worker * tile_floats_);
@@ -313,7 +313,7 @@ class Backward {
       tile->codes[n++] = int32_t(t * c_.Group() + h % c_.Group());
     }
     if (n == 0 || !tile->Find(to, n, j, size_t(keys))) return;
-    tile->Fill<false>(c_, Packed(b, head), to, {tile->codes, b, head, c_.Group()});
+    tile->Fill<false>(c_, Packed(b, head), to, {tile->codes, b, head, int32_t(c_.Group())});
     const hn::ScalableTag<float> d;
     for (size_t r = 0; r < n; r++) {
       const int64_t t = tile->codes[r] / c_.Group();

@@ -121,7 +121,7 @@ class PackedCall : public Forward {
     const int64_t b = n / c_.Hkv, head = n % c_.Hkv, left = routes_.Count(b, head) - first;
     if (left <= 0) return;
     const TileMemory w = Memory(worker);
-    const RowsOfHead of = {routes_.Rows(b, head) + first, b, head, c_.Group()};
+    const RowsOfHead of = {routes_.Rows(b, head) + first, b, head, int32_t(c_.Group())};
     const PackedKeys keys(Keys(b, head), Values(b, head), padded_, size_t(c_.D), size_t(c_.Dv));
     Attention<PackedKeys, kPlain> rows(c_, w, keys, of, size_t(left < int64_t(tile_rows_) ? left : tile_rows_));
     const Interval seen = rows.Start();
@@ -167,7 +167,7 @@ class InPlaceCall : public Forward {
   using Rows = Attention<KeysInPlace, kPlain>;
 
   RowsOfHead Of(int64_t n) const {
-    return {routes_.Rows(n / c_.Hkv, n % c_.Hkv), n / c_.Hkv, n % c_.Hkv, c_.Group()};
+    return {routes_.Rows(n / c_.Hkv, n % c_.Hkv), n / c_.Hkv, n % c_.Hkv, int32_t(c_.Group())};
   }
   int64_t Count(int64_t n) const { return routes_.Count(n / c_.Hkv, n % c_.Hkv); }
   float* Parts(int64_t n, int64_t chunk) const { return parts_ + (n * kFewRows * chunks_ + chunk) * part_; }

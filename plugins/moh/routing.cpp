@@ -7,15 +7,20 @@
 namespace moh {
 namespace {
 
-// out[i] = factor * softmax of row (b, t) of logits over those i < n with use[i], 0 for the others.
-void Softmax(const View& logits, int64_t b, int64_t t, int64_t n, const int32_t* use, double factor, double* out) {
-  double m = -INFINITY, z = 0;
+const float* Row(const View& logits, int64_t b, int64_t t) {
+  return static_cast<const float*>(logits.Data()) + logits.Offset(b, t);
+}
+
+// out[i] = factor * softmax of x over those i < n with use[i], 0 for the others. Exponentials to the last bit of f32,
+// which is what a gate has; their sum and quotients in double, so that the weights add up to `factor`.
+void Softmax(const float* x, int64_t n, const int32_t* use, double factor, double* out) {
+  float m = -INFINITY;
   for (int64_t i = 0; i < n; i++) {
-    out[i] = logits.Get(b, t, i);
-    if ((!use || use[i]) && !(out[i] <= m)) m = out[i];  // a NaN stays
+    if ((!use || use[i]) && !(x[i] <= m)) m = x[i];  // a NaN stays
   }
+  double z = 0;
   for (int64_t i = 0; i < n; i++) {
-    out[i] = !use || use[i] ? exp(out[i] - m) : 0;
+    out[i] = use && !use[i] ? 0 : x[i] == m ? 1 : double(expf(x[i] - m));
     z += out[i];
   }
   for (int64_t i = 0; i < n; i++) out[i] *= factor / z;
@@ -33,8 +38,8 @@ void ThroughSoftmax(const double* w, const double* dw, int64_t count, double n, 
 Router::Router(const Problem& c, bool probabilities, double* memory)
     : c_(c), probabilities_(probabilities), a_{1, 1} {
   p_ = memory, s_ = p_ + c.Hq, r_ = s_ + c.Hq, dw_ = r_ + c.Hq, dx_ = dw_ + c.Hq;
-  gate_ = reinterpret_cast<float*>(dx_ + c.Hq), score_ = gate_ + c.Hq;
-  chosen_ = reinterpret_cast<int32_t*>(score_ + c.Hq), best_ = chosen_ + c.Hq;
+  gate_ = reinterpret_cast<float*>(dx_ + c.Hq);
+  chosen_ = reinterpret_cast<int32_t*>(gate_ + c.Hq), best_ = chosen_ + c.Hq;
 }
 
 void Router::Choose(const float* score) {
@@ -50,7 +55,7 @@ void Router::Token(int64_t b, int64_t t, const float* norms) {
       for (int64_t h = 0; h < c_.Hq; h++) gate_[h] = float(c_.g_head.Get(b, t, h));
       return;
     case kSharedOnly:
-      Softmax(c_.logits_s, b, t, c_.Hq, nullptr, double(c_.Hq), s_);
+      Softmax(Row(c_.logits_s, b, t), c_.Hq, nullptr, double(c_.Hq), s_);
       for (int64_t h = 0; h < c_.Hq; h++) gate_[h] = float(s_[h]);
       return;
     case kQNorm:
@@ -60,13 +65,13 @@ void Router::Token(int64_t b, int64_t t, const float* norms) {
       return;
     case kTwoStage: break;
   }
-  for (int64_t e = 0; e < c_.E; e++) score_[e] = float(c_.logits_r.Get(b, t, e));
-  Choose(score_);
-  if (probabilities_) Softmax(c_.logits_r, b, t, c_.E, nullptr, 1, p_);
-  Softmax(c_.logits_r, b, t, c_.E, chosen_, double(c_.top_k), r_);
+  const float* logits = Row(c_.logits_r, b, t);
+  Choose(logits);
+  if (probabilities_) Softmax(logits, c_.E, nullptr, 1, p_);
+  Softmax(logits, c_.E, chosen_, double(c_.top_k), r_);
   s_[0] = 1;
-  if (c_.n_shared > 1) Softmax(c_.logits_s, b, t, c_.n_shared, nullptr, double(c_.n_shared), s_);
-  if (c_.n_shared > 0) Softmax(c_.logits_h, b, t, 2, nullptr, 2, a_);
+  if (c_.n_shared > 1) Softmax(Row(c_.logits_s, b, t), c_.n_shared, nullptr, double(c_.n_shared), s_);
+  if (c_.n_shared > 0) Softmax(Row(c_.logits_h, b, t), 2, nullptr, 2, a_);
   for (int64_t h = 0; h < c_.n_shared; h++) gate_[h] = float(a_[0] * s_[h]);
   for (int64_t e = 0; e < c_.E; e++) gate_[c_.n_shared + e] = float(a_[1] * r_[e]);
 }

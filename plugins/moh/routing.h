@@ -1,4 +1,4 @@
-// The gates of a token, and the gradients of what they are made of: scalar code in double, a few operations per head.
+// The gates of a token, and the gradients of what they are made of: scalar code, a few operations per head.
 // Reference and kernels share it, so that they never disagree about which heads are active.
 #ifndef ATTUNE_MOH_ROUTING_H_
 #define ATTUNE_MOH_ROUTING_H_
@@ -41,7 +41,7 @@ class Router {
   double* r_;           // top_k * softmax over the chosen routed heads, 0 for the others
   double a_[2];         // weight of shared and of routed heads, sum 2
   double *dw_, *dx_;    // gradients of such weights, and of logits
-  float *gate_, *score_;
+  float* gate_;
   int32_t *chosen_, *best_;
 };
 

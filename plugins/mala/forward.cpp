@@ -30,16 +30,18 @@ void WriteRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch,
   if (seen.step == 0) {
     kit::Dots(1, t.n, c.D, seen.z, 0, k.a, w.ld_d, z, 0);
   } else {
-    for (size_t r = 0; r < t.n; r++) z[r] = DotRow(k.a + r * w.ld_d, seen.z + r * w.ld_d, c.D);
+    DotPairs(k.a, seen.z, w.ld_d, t.n, c.D, z);
   }
   for (size_t r = 0; r < t.n; r++) {
     const double share = seen.Share(r), mean = c.scale * share * z[r], beta = 1 + 1 / (mean + c.norm_eps);
     f[r] = float(beta * c.scale * share), g[r] = float(-mean * share);
   }
-  for (size_t r = 0; r < t.n; r++) {
-    const float *y = k.m.o + r * w.ld_v, *v = seen.v + int64_t(r) * seen.step * w.ld_v;
-    WithRow(c.o, batch, head, t.at[r], [&](auto* p) HWY_ATTR { StoreCombined(f[r], y, g[r], v, c.Dv, p); });
-  }
+  WithRow(c.o, batch, head, 0, [&](auto* p) HWY_ATTR {
+    for (size_t r = 0; r < t.n; r++) {
+      const float* v = seen.v + int64_t(r) * seen.step * w.ld_v;
+      StoreCombined(f[r], k.m.o + r * w.ld_v, g[r], v, c.Dv, p + t.at[r] * c.o.row);
+    }
+  });
 }
 
 // Task = a few chunks of queries of one head.

@@ -13,7 +13,7 @@ A plugin lists what is measured in its folder, in scaling.json, as rows of
   dense      {"op", "params", "tokens"}: dense attention of the same sizes, timed in turns
   published  numbers of tokens at which the forms in published/NAME.py are timed; needs PyTorch
 
-Run it by Tests/Benchmarks/run --scaling, or with the Python of build/bench-venv.
+Run it by `make bench BENCH=--scaling`, or with the Python of build/bench-venv.
 """
 
 import environment

@@ -36,7 +36,8 @@ def test_alibi(helpers):
 
 
 def test_decay(helpers):
-    for heads, (layer, layers) in itertools.product((1, 6, 8, 20), ((0, 1), (0, 12), (5, 12), (11, 12))):
+    places = ((0, 1), (0, 12), (5, 12), (11, 12))
+    for heads, (layer, layers) in itertools.product((1, 6, 8, 20), places):
         for i, rule in enumerate(RULES):
             got = numbers(helpers("decay", i, heads, layer, layers))
             same(got, attune.decay_slopes(heads, layer, layers, rule))

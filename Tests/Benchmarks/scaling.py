@@ -82,8 +82,8 @@ def forward(context, op, row, tokens):
 
 
 def step(context, op, row, tokens):
-    """A step of one token behind `tokens` others. A cache holds random rows; a state of fixed size is
-    that of so many tokens."""
+    """A step of one token behind `tokens` others. A cache holds random rows; a state of fixed size
+    is that of so many tokens."""
     symbols = calls.descriptor(context, op)["_entries"]["step"]["_symbols"]
     make = lambda sizes, memory: calls.Call(
         context, op, "step", row["params"], row["sizes"] | sizes, row["tensors"], memory
@@ -217,6 +217,17 @@ def growth_cells(r):
     )
 
 
+def published_cells(r):
+    return (
+        r["problem"],
+        r["tokens"],
+        duration(r["seconds"]),
+        r["form"],
+        duration(r["published_seconds"]),
+        f"{r['ratio']:.1f}",
+    )
+
+
 def growth(context, op, rows, peak, seconds):
     head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "extra bytes"]
     head += ["dense takes", "of flop bound"]
@@ -257,14 +268,12 @@ def main():
                 found["growth"] = growth(context, op, rows, peak, options.seconds)
             if options.what != "growth":
                 head = ["problem", "tokens", "Attune", "published form", "its time", "ratio"]
-                shown = lambda r: (r["problem"], r["tokens"], duration(r["seconds"]), r["form"],
-                                   duration(r["published_seconds"]), f"{r['ratio']:.1f}")  # fmt: skip
                 results = (
                     result
                     for row in rows
                     for result in published(context, op, row, options.threads, options.seconds)
                 )
-                found["published"] = table(results, head, shown)
+                found["published"] = table(results, head, published_cells)
     if options.json:
         with open(options.json, "w") as file:
             json.dump(document, file, indent=2)

@@ -1,13 +1,13 @@
 /* Attune: inputs that models make by a formula: slopes per head, rotary tables. Optional; link with -lm.
- * Every function writes into the caller's memory, allocates nothing and is [any-thread]. Results are computed in
- * double and rounded once. After a refusal nothing was written; error may be NULL. */
+ * Every function writes into the caller's memory, allocates nothing and is [any-thread]. Results are computed in double
+ * and rounded once. After a refusal nothing was written; error may be NULL. */
 #ifndef ATTUNE_HELPERS_H
 #define ATTUNE_HELPERS_H
 #include <math.h>
 #include "error.h"
 
-/* ALiBi's slope of head i of `heads` (arXiv:2108.12409): 2^(-8 (i + 1) / p) for the first p heads, p the largest power of two
- * <= heads; the others take every other slope of the series for 2 p. 0 <= i < heads. */
+/* ALiBi's slope of head i of `heads` (arXiv:2108.12409): 2^(-8 (i + 1) / p) for the first p heads, p the largest power
+ * of two <= heads; the others take every other slope of the series for 2 p. 0 <= i < heads. */
 static inline double attune_alibi_slope(int64_t heads, int64_t i) {
   int64_t p = 1;
   while (p <= heads / 2) p *= 2;
@@ -22,17 +22,21 @@ static inline attune_status attune_alibi_slopes(int64_t heads, float *slopes, at
   return ATTUNE_OK;
 }
 
-/* How the decay slopes of linear attention depend on head i of n and on layer l of L. A checkpoint works with its own rule only. */
+/* How the decay slopes of linear attention depend on head i of n and on layer l of L. A checkpoint works with its own
+ * rule only. */
 enum {
-  ATTUNE_DECAY_ALIBI = 0,     /* ALiBi's slopes (1 - l / (L - 1) + 1e-5); L = 1: ALiBi's slopes (1 + 1e-5). TransNormerLLM, vLLM */
-  ATTUNE_DECAY_GEOMETRIC = 1, /* 2^(-8 (i + 1) / n) (1 - l / (L - 1 + 1e-5) + 1e-5), n any number. MiniMax in transformers */
-  ATTUNE_DECAY_LINEAR = 2     /* (8 / n) (1 - l / L) i. The TransNormerLLM paper, flash-linear-attention */
+  /* ALiBi's slope times 1 - l / (L - 1) + 1e-5 (L = 1: 1 + 1e-5). TransNormerLLM, vLLM */
+  ATTUNE_DECAY_ALIBI = 0,
+  /* 2^(-8 (i + 1) / n) (1 - l / (L - 1 + 1e-5) + 1e-5). MiniMax in transformers */
+  ATTUNE_DECAY_GEOMETRIC = 1,
+  /* (8 / n) (1 - l / L) i. The TransNormerLLM paper, flash-linear-attention */
+  ATTUNE_DECAY_LINEAR = 2
 };
 
-/* slopes: heads elements, each >= 0; a state decays by exp(-slope) per token. rule: ATTUNE_DECAY_*. E_PARAM: unknown rule,
- * heads < 1, layers < 1, layer outside [0, layers). */
-static inline attune_status attune_decay_slopes(int32_t rule, int64_t heads, int64_t layer, int64_t layers, float *slopes,
-                                                attune_error *error) {
+/* slopes: heads elements, each >= 0; a state decays by exp(-slope) per token. rule: ATTUNE_DECAY_*. E_PARAM: unknown
+ * rule, heads < 1, layers < 1, layer outside [0, layers). */
+static inline attune_status attune_decay_slopes(int32_t rule, int64_t heads, int64_t layer, int64_t layers,
+                                                float *slopes, attune_error *error) {
   const double l = (double)layer, n = (double)heads, last = (double)(layers - 1);
   double factor;
   int64_t i;
@@ -58,10 +62,10 @@ static inline attune_status attune_decay_slopes(int32_t rule, int64_t heads, int
   return ATTUNE_OK;
 }
 
-/* Rotary tables of a grid of height x width tokens in row-major order, for rotations of neighbouring channels (2m, 2m + 1).
- * With m = channels / 4 the angles are a_i = 10000^(-i / (m - 1)), i < m (m = 1: 1), each for two channels; the first half of the
- * channels turns by the token's row times a_i, the second half by its column. sin_table, cos_table: [height * width, channels].
- * E_PARAM: negative height or width, channels < 4 or not a multiple of 4. */
+/* Rotary tables of a grid of height x width tokens in row-major order, for rotations of neighbouring channels
+ * (2m, 2m + 1). With m = channels / 4 the angles are a_i = 10000^(-i / (m - 1)), i < m (m = 1: 1), each for two
+ * channels; the first half of the channels turns by the token's row times a_i, the second half by its column.
+ * sin_table, cos_table: [height * width, channels]. E_PARAM: negative height or width, channels < 4 or not a multiple of 4. */
 static inline attune_status attune_rotary_tables_2d(int64_t height, int64_t width, int64_t channels, float *sin_table,
                                                     float *cos_table, attune_error *error) {
   const int64_t half = channels / 2, m = channels / 4;

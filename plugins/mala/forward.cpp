@@ -16,8 +16,8 @@ namespace {
 
 constexpr int64_t kTileChunks = 8;  // chunks of queries per task, bidirectional form
 
-// Rows of outputs are made of two sums: o_r = f_r (A_r times the sum of B_j v_j^T) + g_r (the sum of v_j), j over the tokens
-// that row r sees.
+// Rows of outputs are made of two sums over the tokens j that row r sees: o_r = f_r A_r (sum of B_j v_j^T)
+// + g_r (sum of v_j).
 struct Factors {
   float f[kMaxChunk], g[kMaxChunk];
 
@@ -52,7 +52,7 @@ void WriteBidirectional(const Problem& c, const Layout& w, const Chunk& k, int64
   StoreRows(c, w, k, batch, head, t, by.f, by.g, sums.v);
 }
 
-// Outputs of the queries of a chunk whose keys are loaded; `before`: the sums over the n tokens before the chunk, `prefix`
+// Outputs of the queries of a chunk whose keys are loaded. before: the sums over the n tokens before the chunk; prefix:
 // memory. The two sums over the tokens of the chunk become one, of f_r <A_r, B_j> + g_r times v_j.
 void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                  const Slot& before, int64_t n, const Prefix& prefix) {

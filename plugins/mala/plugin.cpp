@@ -80,7 +80,8 @@ constexpr attune_kernel kBackwardKernels[] = {
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
 // Products with the sums and into them; in the causal form also the lower triangle of the scores within a chunk.
-constexpr char kFlops[] = "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv+p.causal*B*Hq*Nq*min(Nk,32)*(D+Dv)", kBackwardFlops[] = "6*B*Hq*Nq*D*Dv+6*B*Hkv*Nk*D*Dv";
+constexpr char kFlops[] = "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv+p.causal*B*Hq*Nq*min(Nk,32)*(D+Dv)";
+constexpr char kBackwardFlops[] = "6*B*Hq*Nq*D*Dv+6*B*Hkv*Nk*D*Dv";
 
 constexpr attune_entry Backward() {
   attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, kBackwardFlops, Span(kBackwardTensors),

@@ -1,6 +1,6 @@
 """Native sparse attention as the naive functions of fla-org/native-sparse-attention and the PyTorch
-reference of XunhaoLai/native-sparse-attention-triton compute it: scores of all compressed keys, then
-one position after the other with its blocks gathered."""
+reference of XunhaoLai/native-sparse-attention-triton compute it: scores of all compressed keys,
+then one position after the other with its blocks gathered."""
 
 import torch
 

@@ -43,18 +43,19 @@ LONG = 3  # seconds; what takes longer is timed once
 CHUNK = 4096  # tokens per step while a state is built
 
 
-def measure(bodies, seconds):
+def measure(bodies, seconds, clocks=None):
     """Least seconds of each, in turns, each run once before it counts: what else the machine does can
     only add to a time."""
+    clocks = clocks or [time.perf_counter] * len(bodies)
     samples = [[] for _ in bodies]
 
     def turn(i):
         stopwatch.settle()
         body, batch = bodies[i], batches[i]
-        begin = time.perf_counter()
+        begin = clocks[i]()
         for _ in range(batch):
             body()
-        samples[i].append((time.perf_counter() - begin) / batch)
+        samples[i].append((clocks[i]() - begin) / batch)
 
     batches = [1] * len(bodies)
     for i in range(len(bodies)):
@@ -69,6 +70,12 @@ def measure(bodies, seconds):
             turn(i)
         rounds += 1
     return [min(taken) for taken in samples]
+
+
+def cpu_clock(call):
+    """Processor time by the number of threads that compute the call: what it would take if other
+    programs left them alone. Waiting in the pool counts."""
+    return lambda: time.process_time() / call.info["workers"]
 
 
 def sizes_of(row, tokens):
@@ -107,13 +114,14 @@ def dense(context, row, tokens):
     return calls.Call(context, wanted["op"], "forward", wanted.get("params", ""), sizes)
 
 
-def grow(context, op, row, peak, seconds):
+def grow(context, op, row, peak, seconds, is_busy):
     """One result per number of tokens."""
     compared = row["dense"]["tokens"] if "dense" in row else []
     for tokens in sorted({*row["tokens"], *compared}):
         mine = (step if row["entry"] == "step" else forward)(context, op, row, tokens)
         other = dense(context, row, tokens) if tokens in compared else None
-        mine_s, *other_s = measure([mine] + ([other] if other else []), seconds)
+        bodies = [mine] + ([other] if other else [])
+        mine_s, *other_s = measure(bodies, seconds, [*map(cpu_clock, bodies)] if is_busy else None)
         result = {
             "problem": row["name"],
             "tokens": tokens,
@@ -228,12 +236,12 @@ def published_cells(r):
     )
 
 
-def growth(context, op, rows, peak, seconds):
+def growth(context, op, rows, peak, seconds, is_busy):
     head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "extra bytes"]
     head += ["dense takes", "of flop bound"]
     found = []
     for row in rows:
-        found += table(grow(context, op, row, peak, seconds), head, growth_cells)
+        found += table(grow(context, op, row, peak, seconds, is_busy), head, growth_cells)
         same = [r for r in found if r["problem"] == row["name"] and r["tokens"] in row["tokens"]]
         times = [r["seconds" if row["entry"] == "step" else "tokens_per_s"] for r in same]
         if len(times) > 1:
@@ -250,6 +258,11 @@ def main():
     parser.add_argument("--what", choices=["growth", "published"], help="default: both")
     parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
     parser.add_argument("--seconds", type=float, default=1.5, help="for each number of tokens")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="the machine has other work: take processor time per thread for growth",
+    )
     parser.add_argument("--json", help="write everything that was measured to this file")
     options = parser.parse_args()
     context = attune.Context(threads=options.threads, wisdom="", tune="estimate")
@@ -265,7 +278,7 @@ def main():
         with calls.reported(op):
             if options.what != "published":
                 peak = limit["peak_gflops"] * 1e9 * options.threads
-                found["growth"] = growth(context, op, rows, peak, options.seconds)
+                found["growth"] = growth(context, op, rows, peak, options.seconds, options.busy)
             if options.what != "growth":
                 head = ["problem", "tokens", "Attune", "published form", "its time", "ratio"]
                 results = (

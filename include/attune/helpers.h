@@ -1,4 +1,4 @@
-/* Attune: inputs that models make by a formula: slopes per head, rotary tables. Optional; link with -lm.
+/* Attune ABI 1.0, beside it: inputs that models make by a formula (slopes, rotary tables). Optional; link with -lm.
  * Every function writes into the caller's memory, allocates nothing and is [any-thread]. Results are computed in double
  * and rounded once. After a refusal nothing was written; error may be NULL. */
 #ifndef ATTUNE_HELPERS_H
@@ -65,7 +65,8 @@ static inline attune_status attune_decay_slopes(int32_t rule, int64_t heads, int
 /* Rotary tables of a grid of height x width tokens in row-major order, for rotations of neighbouring channels
  * (2m, 2m + 1). With m = channels / 4 the angles are a_i = 10000^(-i / (m - 1)), i < m (m = 1: 1), each for two
  * channels; the first half of the channels turns by the token's row times a_i, the second half by its column.
- * sin_table, cos_table: [height * width, channels]. E_PARAM: negative height or width, channels < 4 or not a multiple of 4. */
+ * sin_table, cos_table: [height * width, channels]. E_PARAM: negative height or width, channels < 4 or not a multiple
+ * of 4. */
 static inline attune_status attune_rotary_tables_2d(int64_t height, int64_t width, int64_t channels, float *sin_table,
                                                     float *cos_table, attune_error *error) {
   const int64_t half = channels / 2, m = channels / 4;

@@ -44,8 +44,8 @@ CHUNK = 4096  # tokens per step while a state is built
 
 
 def measure(bodies, seconds, clocks=None):
-    """Least seconds of each, in turns, each run once before it counts: what else the machine does can
-    only add to a time."""
+    """Least seconds of each, in turns, each run once before it counts: what else the machine does
+    can only add to a time."""
     clocks = clocks or [time.perf_counter] * len(bodies)
     samples = [[] for _ in bodies]
 
@@ -72,10 +72,10 @@ def measure(bodies, seconds, clocks=None):
     return [min(taken) for taken in samples]
 
 
-def cpu_clock(call):
-    """Processor time by the number of threads that compute the call: what it would take if other
-    programs left them alone. Waiting in the pool counts."""
-    return lambda: time.process_time() / call.info["workers"]
+def cpu_clock(threads):
+    """Processor time by the number of threads that compute: what a call would take if other programs
+    left them alone. Threads that wait actively count."""
+    return lambda: time.process_time() / threads
 
 
 def sizes_of(row, tokens):
@@ -121,7 +121,8 @@ def grow(context, op, row, peak, seconds, is_busy):
         mine = (step if row["entry"] == "step" else forward)(context, op, row, tokens)
         other = dense(context, row, tokens) if tokens in compared else None
         bodies = [mine] + ([other] if other else [])
-        mine_s, *other_s = measure(bodies, seconds, [*map(cpu_clock, bodies)] if is_busy else None)
+        clocks = [cpu_clock(body.info["workers"]) for body in bodies] if is_busy else None
+        mine_s, *other_s = measure(bodies, seconds, clocks)
         result = {
             "problem": row["name"],
             "tokens": tokens,
@@ -139,7 +140,7 @@ def grow(context, op, row, peak, seconds, is_busy):
         yield result
 
 
-def published(context, op, row, threads, seconds):
+def published(context, op, row, threads, seconds, is_busy):
     """One result per form of published/NAME.py and number of tokens. Nothing is timed whose result
     differs."""
     path = environment.ROOT / "Tests/Benchmarks/published" / f"{op}.py"
@@ -167,7 +168,8 @@ def published(context, op, row, threads, seconds):
                     raise SystemExit(f"{op} {row['name']}: {name} is off by {error:.1e}")
                 names.append(name)
                 bodies.append(lambda form=form: form(given, mine.params))
-            mine_s, *others = measure(bodies, seconds)
+            clocks = [cpu_clock(threads)] * len(bodies) if is_busy else None
+            mine_s, *others = measure(bodies, seconds, clocks)
         for name, other in zip(names, others):
             yield {
                 "problem": row["name"],
@@ -261,7 +263,7 @@ def main():
     parser.add_argument(
         "--busy",
         action="store_true",
-        help="the machine has other work: take processor time per thread for growth",
+        help="the machine has other work: take processor time per thread",
     )
     parser.add_argument("--json", help="write everything that was measured to this file")
     options = parser.parse_args()
@@ -284,7 +286,9 @@ def main():
                 results = (
                     result
                     for row in rows
-                    for result in published(context, op, row, options.threads, options.seconds)
+                    for result in published(
+                        context, op, row, options.threads, options.seconds, options.busy
+                    )
                 )
                 found["published"] = table(results, head, published_cells)
     if options.json:

@@ -73,8 +73,8 @@ def measure(bodies, seconds, clocks=None):
 
 
 def cpu_clock(threads):
-    """Processor time by the number of threads that compute: what a call would take if other programs
-    left them alone. Threads that wait actively count."""
+    """Processor time by the number of threads that compute: what a call would take if other
+    programs left them alone. Threads that wait actively count."""
     return lambda: time.process_time() / threads
 
 

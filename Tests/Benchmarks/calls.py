@@ -64,6 +64,8 @@ class Call:
     def __init__(self, context, op, entry, params, sizes, tensors="", memory=(), kernel=None):
         described = descriptor(context, op)
         few = {n: min(s, SMALL) if n.startswith("N") else s for n, s in sizes.items()}
+        if "Np" in few:  # as many new tokens behind the earlier ones
+            few["Np"] = few["Nk"] - (sizes["Nk"] - sizes["Np"])
         pattern = drawn(described, entry, params, few, tensors)
         preset = {"name": entry, "entry": entry, "params": params, "tensors": tensors}
         bound = model.generate(described, preset | {"shape": sizes_text(sizes)})

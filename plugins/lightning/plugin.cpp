@@ -29,12 +29,17 @@ constexpr attune_knob kGradientKnobs[] = {Knob("chunk", kChunkValues, 1, "tokens
 #define ATTUNE_LIGHTNING_SCRATCH                                                                                     \
   "k.chunk*(64*cdiv(D,32)+64*cdiv(Dv,32)+k.chunk+82)+32*D+32+D*(32*cdiv(Dv,32)+16)"
 
+// The state is moved in and out of a chunk's memory, which takes as long as this much arithmetic: for a few tokens more
+// than all the rest.
+#define ATTUNE_LIGHTNING_CHUNKED_FLOPS "4*B*Hq*Nq*D*Dv+B*Hq*Nq*min(Nq,32)*(D+Dv)+56*Nseq*Hq*D*Dv"
+
 constexpr attune_kernel Chunked(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "masked products within a chunk, a state between chunks");
   k.knobs = Span(kChunkedKnobs);
   k.knob_when = "k.chunk<=64||k.chunk<2*Nk";
   k.tasks = "Nseq*Hq";
   k.workspace = "4*$workers*(" ATTUNE_LIGHTNING_SCRATCH ")";
+  k.flops = ATTUNE_LIGHTNING_CHUNKED_FLOPS;
   k.efficiency = efficiency;
   return k;
 }

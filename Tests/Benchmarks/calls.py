@@ -118,8 +118,8 @@ def roomy_states(context, op, params, sizes, tensors):
         state = specs[name]["pair"]
         if specs[name]["role"] != "state_out" or state not in bound.shape:
             continue
-        few = [min(n, SMALL) for n in shape]
-        room = _repeated(np.random.default_rng(1).standard_normal(few).astype(np.float32), shape)
+        few, kind = [min(n, SMALL) for n in shape], storage.empty((), _word(specs[name])).dtype
+        room = _repeated(np.random.default_rng(1).standard_normal(few).astype(kind), shape)
         memory[name] = room
         memory[state] = room[tuple(slice(n) for n in bound.shape[state])]
     return memory

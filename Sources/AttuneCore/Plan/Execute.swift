@@ -199,6 +199,7 @@ enum Execute {
           let status = CheckedCall.run(&tasksOfCall, f, tasks, grain)
           return status
         }
+        if plan.pointee.every > 1 { return TaskCall.runShare(&tasksOfCall, tasks, grain) }
         return TaskCall.runAll(&tasksOfCall, tasks, grain)
       }
     }

@@ -23,6 +23,8 @@ struct PlanRecord {
   var isForced: Bool
   var rulesUseLooseParams: Bool
   var checked: Bool
+  /// Above 1: run only one piece in so many, for trials of the tuner.
+  var every: Int64 = 1
   var check: (@convention(c) (UnsafePointer<attune_exec>?) -> attune_status)?
   var host: UnsafePointer<attune_host>?
   var instance: UnsafeMutableRawPointer?

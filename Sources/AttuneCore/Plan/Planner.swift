@@ -72,16 +72,12 @@ package struct Planner {
     let knobs = k.spec.knobs
     let wanted = knobs.map { min($0.def, max($0.values.count - 1, 0)) }
     func values(_ at: [Int]) -> [Int64] { zip(knobs, at).map { $0.values.indices.contains($1) ? $0.values[$1] : 0 } }
-    guard let worth = k.knobWhen, !knobs.isEmpty else { return values(wanted) }
+    guard k.knobWhen != nil, !knobs.isEmpty else { return values(wanted) }
     var best: (distance: Int, at: [Int])?
     var at = [Int](repeating: 0, count: knobs.count)
     combinations: while true {
       let distance = zip(at, wanted).reduce(0) { $0 + abs($1.0 - $1.1) }
-      if distance < best?.distance ?? .max {
-        for (j, v) in values(at).enumerated() where j < 8 { problem.storage.knobs[j] = v }
-        var env = problem.environment, fault = Fault()
-        if worth.evaluate(&env, &fault) != 0, fault.reason == .none { best = (distance, at) }
-      }
+      if distance < best?.distance ?? .max, isWorthTrying(k, values(at)) { best = (distance, at) }
       var j = 0
       while true {
         at[j] += 1
@@ -94,7 +90,16 @@ package struct Planner {
     return values(best?.at ?? wanted)
   }
 
-  private func candidate(_ i: Int, _ knobs: [Int64], _ workers: UInt32) throws(Refusal) -> Candidate {
+  /// The kernel holds such a setting of its knobs for sensible here.
+  func isWorthTrying(_ k: Kernel, _ knobs: [Int64]) -> Bool {
+    guard let worth = k.knobWhen else { return true }
+    for (j, v) in knobs.enumerated() where j < 8 { problem.storage.knobs[j] = v }
+    var env = problem.environment, fault = Fault()
+    return worth.evaluate(&env, &fault) != 0 && fault.reason == .none
+  }
+
+  /// - exactly: with this many workers (or as many as there are tasks), even if the job looks too small for them.
+  func candidate(_ i: Int, _ knobs: [Int64], _ workers: UInt32, exactly: Bool = false) throws(Refusal) -> Candidate {
     let k = problem.entry.kernels[i]
     var env = problem.environment
     for (j, v) in knobs.enumerated() where j < 8 { problem.storage.knobs[j] = v }
@@ -107,7 +112,7 @@ package struct Planner {
     // Small jobs stay on the calling thread: waking another costs more than they take.
     var used = tasks == nil && !k.spec.ownsThreads ? 1 : workers
     let serial = CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: 1, tasks: tasks)
-    if serial < 20_000 { used = 1 }
+    if serial < 20_000, !exactly { used = 1 }
     if let tasks, tasks < Int64(used) { used = UInt32(max(tasks, 1)) }
     if used > 1, resources.areLent { used = resources.workers }
     env.workers = Int64(used)

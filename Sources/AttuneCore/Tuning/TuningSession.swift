@@ -1,0 +1,315 @@
+import CAttune
+import CRuntime
+import Glibc
+
+/// What a session tells while it works, so that whoever watches knows which candidate ran last if the process dies.
+package enum TuningEvent: Sendable {
+  case begins(TunedCandidate)
+  case measured(Trial)
+  case barred(TunedCandidate, Trial.Status, String)
+}
+
+/// One measured choice: correctness, then contests, first between kernels, then between settings of the best one.
+struct TuningSession {
+  struct Limits {
+    /// Nanoseconds for everything; nil: as much as it takes.
+    var budget: Double?
+    /// The budget may shrink to so many calls of the default candidate, but not below `least`.
+    var calls = 0.0, least = 0.0
+    /// Kernels in the first contest.
+    var kernels = 8
+    var rules = Contest.Rules()
+    /// Large problems may be timed on a share of their tasks.
+    var shares = true
+    /// Every setting of every kernel at once.
+    var isExhaustive = false
+    /// Settings are improved until nothing does, else a fixed number of times.
+    var improvements = 2
+  }
+
+  let target: TuningTarget
+  let space: CandidateSpace
+  let limits: Limits
+  let makePlan: TrialRunner.MakePlan
+  let watch: (TuningEvent) -> Void
+  /// Earlier measurements of this very target.
+  let known: [Trial]
+
+  private let runner: TrialRunner
+  private let judge: TrialJudge?
+  private var verdicts: [TunedCandidate: Bool] = [:]
+  /// The first candidate that proved to be right.
+  private var peer: Candidate?
+  private var trials: [TunedCandidate: Trial] = [:]
+  private(set) var barred: [(candidate: TunedCandidate, status: Trial.Status, reason: String)] = []
+  private var deadline = Int64.max
+  private let begin = crt_now_ns()
+  private var longest = 0.0
+  private var drift = 0.0
+
+  /// E_NOMEM and what REFERENCE refuses.
+  init(
+    _ target: TuningTarget, _ space: CandidateSpace, _ limits: Limits, known: [Trial],
+    makePlan: @escaping TrialRunner.MakePlan, watch: @escaping (TuningEvent) -> Void
+  ) throws(Refusal) {
+    self.target = target
+    self.space = space
+    self.limits = limits
+    self.known = known
+    self.makePlan = makePlan
+    self.watch = watch
+    runner = try TrialRunner(target.largest, seed: 0, makePlan: makePlan)
+    judge = try TuningSession.judge(target, space, makePlan)
+  }
+
+  /// A problem like the target's, small enough for REFERENCE.
+  private static func judge(
+    _ target: TuningTarget, _ space: CandidateSpace, _ makePlan: @escaping TrialRunner.MakePlan
+  ) throws(Refusal) -> TrialJudge? {
+    let problem = target.largest
+    guard let reference = problem.entry.kernels.firstIndex(where: \.spec.isReference) else { return nil }
+    var small = problem
+    var shrink: Int64 = 2
+    while small.flops > TrialJudge.flops, shrink < 1 << 40 {
+      defer { shrink *= 2 }
+      let tensors = problem.resized(target.tensors) { symbol, size in
+        let isClassed = problem.entry.buckets.contains { $0.symbol == symbol && $0.rule != .exact }
+        return isClassed ? max(size / shrink, min(size, 1)) : size
+      }
+      guard let tensors else { continue }
+      // Rules may refuse single sizes; another shrink will do.
+      if let next = try? Binder.bind(
+        op: problem.op, entry: problem.entry.name, tensors: tensors, params: space.request.params),
+        next.flops < small.flops
+      {
+        small = next
+      }
+    }
+    guard small.flops <= 50 * TrialJudge.flops else {
+      throw Refusal(.unsupported, "", "\(space.planner.at): no problem is small enough for REFERENCE")
+    }
+    let candidate = Candidate(kernel: reference, knobs: [], workers: 1, tasks: nil, workspace: 0, estimate: 0)
+    return try TrialJudge(small, reference: candidate, seed: 1, makePlan: makePlan)
+  }
+
+  // MARK: the course of a session
+
+  /// Winner and all trials; nil when nothing could be measured in time.
+  mutating func run(defaultCandidate: Candidate, incumbent: Candidate?, fresh: [Candidate]?) -> WisdomRecord? {
+    // The yardstick must be right before anything is compared with it.
+    var usable = fresh ?? space.defaults
+    guard let sentinel = ([defaultCandidate] + usable).first(where: { isRight($0) }) else { return nil }
+    guard case .took(let first, _) = runner.time(sentinel, longest: 0) else { return nil }
+    if let budget = limits.budget {
+      let wanted = max(limits.least, limits.calls * first)
+      let granted = min(budget, wanted)
+      deadline = begin &+ Int64(min(granted, 1e15))
+      // A sample longer than this would leave too few of them.
+      if limits.shares { longest = max(2e6, granted / 64) }
+    }
+    var best = sentinel
+    if limits.isExhaustive {
+      best = contest([sentinel] + space.all, sentinel) ?? sentinel
+    } else {
+      usable.sort { $0.estimate < $1.estimate }
+      var list = [sentinel] + (incumbent.map { [$0] } ?? [])
+      for c in usable where list.count < limits.kernels + 1 && isPromising(c, sentinel) { list.append(c) }
+      list += workerVariants(of: sentinel)
+      best = contest(list, sentinel) ?? sentinel
+      // With an incumbent only a new kernel is worth improving.
+      if fresh == nil || fresh?.contains(where: { $0.kernel == best.kernel }) == true {
+        best = improved(best, sentinel)
+      }
+    }
+    if !best.isSame(sentinel), longest > 0, first > longest { best = confirmed(best, sentinel) }
+    guard trials[name(sentinel)] != nil else { return nil }
+    return record(best)
+  }
+
+  /// Kernels that the model holds for hopeless are left out, unless their costs are nearly nothing anyway.
+  private func isPromising(_ c: Candidate, _ sentinel: Candidate) -> Bool {
+    let isReference = space.planner.problem.entry.kernels[c.kernel].spec.isReference
+    return c.estimate < 4 * sentinel.estimate || (c.estimate < 1e6 && !isReference)
+  }
+
+  private func workerVariants(of c: Candidate) -> [Candidate] {
+    space.workerCounts(c).filter { $0 != c.workers }.compactMap { space.candidate(c, workers: $0) }
+      .filter { $0.workers != c.workers }
+  }
+
+  /// Better settings of the knobs near `best`.
+  private mutating func improved(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
+    var best = best
+    for _ in 0..<limits.improvements {
+      var list = space.neighbours(best).filter { trials[name($0)] == nil }
+      list += workerVariants(of: best).filter { trials[name($0)] == nil }
+      guard !list.isEmpty, crt_now_ns() < deadline else { break }
+      guard let next = contest([sentinel, best] + list, sentinel), !next.isSame(best) else { break }
+      best = next
+    }
+    return best
+  }
+
+  /// Shares of a large problem can mislead: the winner and the default run once more, whole and in turn.
+  private mutating func confirmed(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
+    var ratios: [Double] = []
+    for _ in 0..<3 {
+      guard case .took(let a, _) = runner.time(sentinel, longest: 0), case .took(let b, _) = runner.time(best, longest: 0)
+      else { return sentinel }
+      ratios.append(b / a)
+      if crt_now_ns() > deadline, ratios.count > 1 { break }
+    }
+    return (ratios.min() ?? 1) < 1 ? best : sentinel
+  }
+
+  // MARK: one contest
+
+  /// The winner among `list`, whose trials are kept; nil when the sentinel failed.
+  private mutating func contest(_ list: [Candidate], _ sentinel: Candidate) -> Candidate? {
+    var lanes: [Candidate] = []
+    for c in list where !lanes.contains(where: { $0.isSame(c) }) && isRight(c) { lanes.append(c) }
+    guard let first = lanes.firstIndex(where: { $0.isSame(sentinel) }) else { return nil }
+    var contest = Contest(
+      lanes: lanes.count, sentinel: first, preference: preference(lanes),
+      seed: SeededNumbers.hash(target.key.family), rules: limits.rules)
+    var yardsticks: [Double] = []
+    while case .run(let i) = contest.next() {
+      if crt_now_ns() >= deadline {
+        contest.stop()
+        break
+      }
+      watch(.begins(name(lanes[i])))
+      switch runner.time(lanes[i], longest: longest) {
+      case .took(let ns, let isDisturbed):
+        contest.took(ns, isDisturbed: isDisturbed)
+        if i == first { yardsticks.append(ns) }
+      case .failed(let status, let reason):
+        contest.failed()
+        bar(lanes[i], status, reason)
+      }
+    }
+    if let least = yardsticks.min(), let most = yardsticks.max(), least > 0 { drift = max(drift, most / least - 1) }
+    for (i, c) in lanes.enumerated() { keep(c, contest.standing(i)) }
+    return contest.winner.map { lanes[$0] }
+  }
+
+  /// Among equals: little memory, few workers, the author's order, the first values of knobs.
+  private func preference(_ lanes: [Candidate]) -> [Int] {
+    func less(_ a: Candidate, _ b: Candidate) -> Bool {
+      if a.workspace != b.workspace { return a.workspace < b.workspace }
+      if a.workers != b.workers { return a.workers < b.workers }
+      if a.kernel != b.kernel { return a.kernel < b.kernel }
+      return a.knobs.lexicographicallyPrecedes(b.knobs)
+    }
+    let order = lanes.indices.sorted { less(lanes[$0], lanes[$1]) }
+    var ranks = [Int](repeating: 0, count: lanes.count)
+    for (rank, i) in order.enumerated() { ranks[i] = rank }
+    return ranks
+  }
+
+  private mutating func keep(_ c: Candidate, _ s: Contest.Standing) {
+    let status: Trial.Status =
+      switch s.status {
+      case .warming, .racing: .ok
+      case .slow: .slow
+      case .failed: trials[name(c)]?.status ?? .failed
+      }
+    guard let ns = s.median ?? s.warm else { return }
+    let sentinel = s.ratio ?? 0
+    let trial = Trial(
+      candidate: name(c), status: status, medianNs: ns, ratio: sentinel, spread: s.spread, rounds: s.rounds,
+      date: Int64(time(nil)))
+    trials[name(c)] = trial
+    watch(.measured(trial))
+  }
+
+  // MARK: correctness
+
+  /// Compared with REFERENCE, once per kernel and setting. REFERENCE itself is right by definition.
+  private mutating func isRight(_ c: Candidate) -> Bool {
+    let k = space.planner.problem.entry.kernels[c.kernel]
+    if k.spec.isReference { return true }
+    var id = name(c)
+    id.workers = 0
+    if let known = verdicts[id] { return known }
+    // Measured well before by the same revision, so compared before.
+    if known.contains(where: { $0.candidate.isSameCode(as: id) && ($0.status == .ok || $0.status == .slow) }) {
+      verdicts[id] = true
+      return true
+    }
+    watch(.begins(name(c)))
+    switch judge?.verdict(c) ?? .unknown {
+    case .right: verdicts[id] = true
+    case .bad(let status, let reason):
+      verdicts[id] = false
+      bar(c, status, reason)
+    case .unknown:
+      // The small problem is not for it: what is right already is the measure, on the large one.
+      guard let peer else { return false }
+      if let (status, reason) = runner.difference(c, from: peer) {
+        verdicts[id] = false
+        bar(c, status, reason)
+      } else {
+        verdicts[id] = true
+      }
+    }
+    if verdicts[id] == true, peer == nil { peer = c }
+    return verdicts[id] ?? false
+  }
+
+  private mutating func bar(_ c: Candidate, _ status: Trial.Status, _ reason: String) {
+    barred.append((name(c), status, reason))
+    trials[name(c)] = Trial(
+      candidate: name(c), status: status, medianNs: 0, ratio: 0, spread: 0, rounds: 0, date: Int64(time(nil)))
+    watch(.barred(name(c), status, reason))
+  }
+
+  // MARK: results
+
+  private func name(_ c: Candidate) -> TunedCandidate { space.planner.name(c) }
+
+  private func record(_ best: Candidate) -> WisdomRecord {
+    var load = [Double](repeating: 0, count: 1)
+    let busy = getloadavg(&load, 1) == 1 && load[0] > Double(crt_usable_cpus()) + 0.5
+    return WisdomRecord(
+      key: target.key, winner: name(best), rigor: 0, trials: trials.values.sorted { $0.medianNs < $1.medianNs },
+      plugin: "", build: "", library: "", date: Int64(time(nil)), drift: drift, isLoaded: busy)
+  }
+}
+
+extension Planner {
+  /// A candidate by names, as wisdom keeps it.
+  package func name(_ c: Candidate) -> TunedCandidate {
+    let k = problem.entry.kernels[c.kernel].spec
+    return TunedCandidate(
+      kernel: k.name, revision: k.revision, knobs: zip(k.knobs, c.knobs).map { "\($0.name)=\($1)" }.joined(separator: ","),
+      workers: c.workers)
+  }
+
+  /// The candidate behind such names; nil when this kernel is not there, has another revision, or cannot take the problem.
+  package func candidate(_ t: TunedCandidate, _ request: Problem) -> Candidate? {
+    guard let i = problem.entry.kernels.firstIndex(where: { $0.spec.name == t.kernel }) else { return nil }
+    let k = problem.entry.kernels[i]
+    guard k.spec.revision == t.revision, reason(k, request) == nil else { return nil }
+    var values: [Substring: Int64] = [:]
+    for item in t.knobs.split(separator: ",") {
+      let pair = item.split(separator: "=", maxSplits: 1)
+      guard pair.count == 2, let v = Int64(pair[1]) else { return nil }
+      values[pair[0]] = v
+    }
+    var knobs: [Int64] = []
+    for knob in k.spec.knobs {
+      guard let v = values[knob.name[...]], knob.values.contains(v) else { return nil }
+      knobs.append(v)
+    }
+    guard values.count == knobs.count else { return nil }
+    return try? candidate(i, knobs, min(max(t.workers, 1), resources.workers), exactly: true)
+  }
+}
+
+extension TunedCandidate {
+  /// The same kernel, revision and knobs, whatever the workers.
+  func isSameCode(as other: TunedCandidate) -> Bool {
+    kernel == other.kernel && revision == other.revision && knobs == other.knobs
+  }
+}

@@ -8,6 +8,7 @@ package struct Resources: Sendable {
   package var workers: UInt32  // threads of the context's pool or of the caller's
   /// The threads are the caller's, who knows no number of workers but the context's: a plan uses one or all of them.
   package var areLent = false
+  package var rates = MachineRates()
 }
 
 /// From a bound problem to the ordered candidates of its plan.
@@ -34,18 +35,9 @@ package struct Planner {
     return nil
   }
 
-  /// All usable kernels in the author's order with their default knobs. `aligned`: alignment of the least aligned tensor.
-  package func candidates(_ request: Problem, workers: UInt32) throws(Refusal) -> [Candidate] {
-    if let forced = request.kernel { return [try self.forced(forced, request, workers)] }
-    var out: [Candidate] = []
-    for (i, k) in problem.entry.kernels.enumerated() where reason(k, request) == nil {
-      // A kernel whose costs have no value here is one that cannot run; REFERENCE has no excuse.
-      if let c = try? candidate(i, knobs(k), workers) { out.append(c) }
-    }
-    guard !out.isEmpty else {
-      throw Refusal(.unsupported, "", "\(at): no kernel can take this problem")
-    }
-    return out
+  /// The kernel that the caller insists on.
+  package func forced(_ request: Problem, workers: UInt32) throws(Refusal) -> Candidate {
+    try forced(request.kernel ?? "", request, workers)
   }
 
   /// Why a kernel may not take this problem; nil: it may.
@@ -111,7 +103,7 @@ package struct Planner {
     }
     // Small jobs stay on the calling thread: waking another costs more than they take.
     var used = tasks == nil && !k.spec.ownsThreads ? 1 : workers
-    let serial = CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: 1, tasks: tasks)
+    let serial = CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: 1, tasks: tasks, resources.rates)
     if serial < 20_000, !exactly { used = 1 }
     if let tasks, tasks < Int64(used) { used = UInt32(max(tasks, 1)) }
     if used > 1, resources.areLent { used = resources.workers }
@@ -120,7 +112,7 @@ package struct Planner {
     guard workspace >= 0 else { throw Refusal(.shape, "", "\(at): kernel \(k.spec.name) asks for \(workspace) bytes") }
     return Candidate(
       kernel: i, knobs: knobs, workers: used, tasks: tasks, workspace: UInt64(workspace),
-      estimate: CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: used, tasks: tasks))
+      estimate: CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: used, tasks: tasks, resources.rates))
   }
 
   /// "name" or "name:bq=64,bk=128".

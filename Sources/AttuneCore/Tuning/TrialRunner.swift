@@ -48,7 +48,7 @@ final class TrialRunner {
       }
       at = lanes.count - 1
     }
-    let switches = TrialRunner.switches()
+    let switches = crt_involuntary_switches()
     let begin = crt_now_ns()
     for _ in 0..<lanes[at].repetitions {
       if let failure = call(lanes[at].plan) { return failure }
@@ -61,7 +61,7 @@ final class TrialRunner {
     } else if !isWhole, lanes[at].share == 1, ns > 1.5 * longest {
       lanes[at].share = lanes[at].plan.takeShare(longest / ns)
     }
-    return .took(ns: once, isDisturbed: TrialRunner.switches() > switches)
+    return .took(ns: once, isDisturbed: crt_involuntary_switches() > switches)
   }
 
   /// Compares what two candidates compute of the whole problem; nil: the same, within the tolerance.
@@ -70,12 +70,6 @@ final class TrialRunner {
     let wanted = memory.outputs()
     if case .failed(let status, let reason) = time(c, longest: 0) { return (status, reason) }
     return memory.complaint(wanted)
-  }
-
-  /// Times that the system took the processor away from this thread.
-  private static func switches() -> Int {
-    var usage = rusage()
-    return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0
   }
 
   private func call(_ plan: Plan) -> Outcome? {

@@ -11,9 +11,9 @@ package final class Tuner: Sendable {
   /// Directories whose plugins are measured in this process. Others are measured by `attune tune`, in a process of its
   /// own, because a bad kernel takes the process with it.
   private let trusted: Set<String>
-  /// Nanoseconds of measuring that are left to this context, or to all contexts that name no budget.
-  private let left: Mutex<Double>?
-  private static let leftToProcess = Mutex(5e9)
+  /// The time for measuring: this context's own, or what all contexts share that name none.
+  private let budget: Budget, isOwnBudget: Bool
+  private static let shared = Budget(ns: 5e9)
   private let watcher = Mutex<Watcher?>(nil)
 
   /// For programs that tune on purpose, in a process that may die.
@@ -32,17 +32,26 @@ package final class Tuner: Sendable {
     log = configuration.log
     let directories = SearchPath(configuration).directories
     trusted = Set(directories.filter { $0.origin == .library || $0.origin == .system }.compactMap { Path.resolved($0.path) })
-    left = configuration.tuneBudgetMicroseconds.map { Mutex(Double($0) * 1000) }
+    isOwnBudget = configuration.tuneBudgetMicroseconds != nil
+    budget = configuration.tuneBudgetMicroseconds.map { Budget(ns: Double($0) * 1000) } ?? Tuner.shared
   }
 
   /// From now on nothing holds this context back: every plugin is measured here, and `watch` hears of every candidate before
   /// it runs.
   package func setWatcher(_ w: Watcher?) { watcher.withLock { $0 = w } }
 
+  /// What this context was told of the machine, measured now if nobody did before. For `measure` and `attune tune`.
+  private func learnMachine(_ r: Request) {
+    guard wisdom.machine == nil else { return }
+    wisdom.machine = r.machine()
+  }
+
   package struct Request {
     package let problem: Problem, registration: Registration, bound: BoundProblem
     package let resources: Resources, workers: UInt32
     package let mode: Configuration.TuneMode
+    /// Measures the machine.
+    package let machine: () -> MachineRecord
   }
 
   /// - makePlan: a plan of one candidate that computes on given memory.
@@ -62,9 +71,24 @@ package final class Tuner: Sendable {
   }
 
   private func space(_ r: Request, _ problem: BoundProblem) -> CandidateSpace {
-    let barred = wisdom.quarantined(op: r.bound.op.id, entry: r.bound.entry.name, build: r.registration.plugin.build)
-    return CandidateSpace(
-      Planner(problem, r.resources), r.problem, workers: r.workers, barred: Set(barred.map(\.candidate.kernel)))
+    CandidateSpace(
+      Planner(problem, r.resources), r.problem, workers: r.workers, barred: Set(barred(r.registration, r.bound).keys))
+  }
+
+  /// Kernels of an entry that this build of the plugin must not use. One bad setting is enough.
+  func barred(_ registration: Registration, _ problem: BoundProblem) -> [String: QuarantineRecord] {
+    let records = wisdom.quarantined(op: problem.op.id, entry: problem.entry.name, build: registration.plugin.build)
+    return Dictionary(records.map { ($0.candidate.kernel, $0) }, uniquingKeysWith: { first, _ in first })
+  }
+
+  /// Puts a candidate under quarantine: for who saw it crash.
+  package func bar(
+    _ c: TunedCandidate, _ registration: Registration, entry: String, status: Trial.Status, problem: String
+  ) {
+    wisdom.quarantine(
+      QuarantineRecord(
+        op: registration.op.id, entry: entry, plugin: registration.plugin.id, build: registration.plugin.build, candidate: c,
+        reason: status, key: problem, date: crt_wall_seconds()))
   }
 
   // MARK: remembering
@@ -125,8 +149,9 @@ package final class Tuner: Sendable {
     return Tuner.turn.withLock(patienceNs: Tuner.patienceNs) { () -> Choice? in
       if let known = recall(target, space, defaults, rigor: r.mode) { return known }
       let begin = crt_now_ns()
-      defer { spend(Double(crt_now_ns() &- begin), r) }
+      defer { if isCounted(r) { budget.spend(Double(crt_now_ns() &- begin)) } }
       let large = self.space(r, target.largest)
+      learnMachine(r)
       let old = wisdom.find(target.key)
       guard let candidates = try? large.defaultsOrRefusal(), let first = candidates.min(by: { $0.estimate < $1.estimate })
       else { return nil }
@@ -139,11 +164,12 @@ package final class Tuner: Sendable {
           target, large, limits, known: old?.trials ?? [], makePlan: makePlan, watch: { watcher?.event($0) })
         let result = session.run(defaultCandidate: first, incumbent: incumbent, fresh: incumbent == nil ? nil : fresh)
         remember(r, target, session.barred)
-        guard var record = result else { return nil }
-        record.rigor = r.mode.rawValue
-        record.plugin = r.registration.plugin.id
-        record.build = r.registration.plugin.build
-        record.library = Library.text
+        guard let result else { return nil }
+        let plugin = r.registration.plugin
+        let record = WisdomRecord(
+          key: target.key, winner: result.winner, rigor: r.mode.rawValue, trials: result.trials, plugin: plugin.id,
+          build: plugin.build, library: Library.text, date: crt_wall_seconds(), drift: result.drift,
+          isLoaded: result.isLoaded)
         wisdom.keep(record)
         return choice(record, space, defaults, source: Int32(target.isExact ? ATTUNE_EXACT : ATTUNE_BUCKET))
       } catch {
@@ -158,11 +184,7 @@ package final class Tuner: Sendable {
   ) {
     for (candidate, status, reason) in barred {
       log(.warning, "\(r.bound.op.id) \(r.bound.entry.name): kernel \(candidate.kernel) is not used any more: \(reason)")
-      wisdom.quarantine(
-        QuarantineRecord(
-          op: r.bound.op.id, entry: r.bound.entry.name, plugin: r.registration.plugin.id,
-          build: r.registration.plugin.build, candidate: candidate, reason: status, key: target.key.family,
-          date: Int64(time(nil))))
+      bar(candidate, r.registration, entry: r.bound.entry.name, status: status, problem: target.key.family)
     }
   }
 
@@ -185,16 +207,14 @@ package final class Tuner: Sendable {
     }
     if asked != nil { (limits.calls, limits.least) = (0, .infinity) }
     guard !isWatched else { return limits }
-    let rest = left?.withLock { $0 } ?? Tuner.leftToProcess.withLock { $0 }
+    let rest = budget.left
     guard rest > 0 else { return nil }
-    if r.mode == .measure || left != nil { limits.budget = min(limits.budget ?? rest, rest) }
+    if isCounted(r) { limits.budget = min(limits.budget ?? rest, rest) }
     return limits
   }
 
-  private func spend(_ ns: Double, _ r: Request) {
-    guard r.mode == .measure || left != nil else { return }
-    if let left { left.withLock { $0 -= ns } } else { Tuner.leftToProcess.withLock { $0 -= ns } }
-  }
+  /// Whoever asks for patience pays for it, unless the context has a budget.
+  private func isCounted(_ r: Request) -> Bool { r.mode == .measure || isOwnBudget }
 
   /// A trial needs tensors of its own: not more than a quarter of the memory.
   private func fits(_ problem: BoundProblem, _ defaults: [Candidate]) -> Bool {
@@ -204,6 +224,14 @@ package final class Tuner: Sendable {
     guard pages > 0, size > 0 else { return bytes < 1 << 30 }
     return bytes &+ workspace < UInt64(pages) / 4 &* UInt64(size)
   }
+}
+
+/// Nanoseconds that may still be spent on measuring.
+private final class Budget: Sendable {
+  private let ns: Mutex<Double>
+  init(ns: Double) { self.ns = Mutex(ns) }
+  var left: Double { ns.withLock { $0 } }
+  func spend(_ some: Double) { ns.withLock { $0 -= some } }
 }
 
 extension CandidateSpace {
@@ -220,20 +248,5 @@ extension CandidateSpace {
     let all = defaults
     guard !all.isEmpty else { throw Refusal(.unsupported, "", "\(planner.at): no kernel can take this problem") }
     return all
-  }
-}
-
-extension Choice {
-  /// The first usable kernel with its default knobs.
-  static func defaulted(_ candidates: [Candidate]) -> Choice {
-    Choice(order: candidates, source: Int32(ATTUNE_DEFAULTED), rigor: Int32(ATTUNE_TUNE_OFF), expectedNs: 0)
-  }
-
-  /// The least estimated time first; of equals the author's first.
-  static func estimated(_ candidates: [Candidate]) -> Choice {
-    let order = candidates.enumerated().sorted { ($0.element.estimate, $0.offset) < ($1.element.estimate, $1.offset) }
-    return Choice(
-      order: order.map(\.element), source: Int32(ATTUNE_ESTIMATED), rigor: Int32(ATTUNE_TUNE_ESTIMATE),
-      expectedNs: order.first?.element.estimate ?? 0)
   }
 }

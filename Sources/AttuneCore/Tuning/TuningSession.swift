@@ -27,6 +27,15 @@ struct TuningSession {
     var improvements = 2
   }
 
+  struct Finding {
+    var winner: TunedCandidate
+    var trials: [Trial]
+    /// How far the yardstick's times were apart.
+    var drift: Double
+    /// The machine had other work.
+    var isLoaded: Bool
+  }
+
   let target: TuningTarget
   let space: CandidateSpace
   let limits: Limits
@@ -95,7 +104,7 @@ struct TuningSession {
   // MARK: the course of a session
 
   /// Winner and all trials; nil when nothing could be measured in time.
-  mutating func run(defaultCandidate: Candidate, incumbent: Candidate?, fresh: [Candidate]?) -> WisdomRecord? {
+  mutating func run(defaultCandidate: Candidate, incumbent: Candidate?, fresh: [Candidate]?) -> Finding? {
     // The yardstick must be right before anything is compared with it.
     var usable = fresh ?? space.defaults
     guard let sentinel = ([defaultCandidate] + usable).first(where: { isRight($0) }) else { return nil }
@@ -123,7 +132,7 @@ struct TuningSession {
     }
     if !best.isSame(sentinel), longest > 0, first > longest { best = confirmed(best, sentinel) }
     guard trials[name(sentinel)] != nil else { return nil }
-    return record(best)
+    return finding(best)
   }
 
   /// Kernels that the model holds for hopeless are left out, unless their costs are nearly nothing anyway.
@@ -218,7 +227,7 @@ struct TuningSession {
     let sentinel = s.ratio ?? 0
     let trial = Trial(
       candidate: name(c), status: status, medianNs: ns, ratio: sentinel, spread: s.spread, rounds: s.rounds,
-      date: Int64(time(nil)))
+      date: crt_wall_seconds())
     trials[name(c)] = trial
     watch(.measured(trial))
   }
@@ -260,7 +269,7 @@ struct TuningSession {
   private mutating func bar(_ c: Candidate, _ status: Trial.Status, _ reason: String) {
     barred.append((name(c), status, reason))
     trials[name(c)] = Trial(
-      candidate: name(c), status: status, medianNs: 0, ratio: 0, spread: 0, rounds: 0, date: Int64(time(nil)))
+      candidate: name(c), status: status, medianNs: 0, ratio: 0, spread: 0, rounds: 0, date: crt_wall_seconds())
     watch(.barred(name(c), status, reason))
   }
 
@@ -268,12 +277,14 @@ struct TuningSession {
 
   private func name(_ c: Candidate) -> TunedCandidate { space.planner.name(c) }
 
-  private func record(_ best: Candidate) -> WisdomRecord {
+  private func finding(_ best: Candidate) -> Finding {
     var load = [Double](repeating: 0, count: 1)
-    let busy = getloadavg(&load, 1) == 1 && load[0] > Double(crt_usable_cpus()) + 0.5
-    return WisdomRecord(
-      key: target.key, winner: name(best), rigor: 0, trials: trials.values.sorted { $0.medianNs < $1.medianNs },
-      plugin: "", build: "", library: "", date: Int64(time(nil)), drift: drift, isLoaded: busy)
+    let isLoaded = getloadavg(&load, 1) == 1 && load[0] > Double(crt_usable_cpus()) + 0.5
+    // Trials of other kernels that were not repeated stay true.
+    let kept = known.filter { trials[$0.candidate] == nil }
+    return Finding(
+      winner: name(best), trials: (trials.values + kept).sorted { ($0.ratio, $0.medianNs) < ($1.ratio, $1.medianNs) },
+      drift: drift, isLoaded: isLoaded)
   }
 }
 

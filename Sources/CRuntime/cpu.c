@@ -125,8 +125,18 @@ int64_t crt_involuntary_switches(void) {
 }
 
 const char *crt_own_path(void) {
-  Dl_info info;
-  return dladdr((void *)crt_own_path, &info) ? info.dli_fname : NULL;
+  static _Thread_local char program[4096];
+  Dl_info own, main;
+  if (!dladdr((void *)crt_own_path, &own)) return NULL;
+  /* The loader knows the program itself only by the name it was called with, which may come from PATH. */
+  if (dladdr((void *)getauxval(AT_PHDR), &main) && main.dli_fbase == own.dli_fbase) {
+    const ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (n > 0) {
+      program[n] = 0;
+      return program;
+    }
+  }
+  return own.dli_fname;
 }
 
 int crt_secure_mode(void) { return getauxval(AT_SECURE) != 0; }

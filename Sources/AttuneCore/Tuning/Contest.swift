@@ -128,14 +128,12 @@ package struct Contest: Sendable {
       rounds: lane.ratios.count, warm: lane.warm.min())
   }
 
-  /// The winner; the sentinel unless something is better beyond the noise. nil: the sentinel itself failed, and
-  /// nothing else finished.
+  /// The winner; the sentinel unless something is better beyond the noise. nil: the sentinel failed before anything
+  /// was compared with it.
   package var winner: Int? {
     let finished = lanes.indices.filter { lanes[$0].status != .failed && !lanes[$0].ratios.isEmpty }
     guard let best = finished.compactMap({ median(lanes[$0].ratios) }).min() else {
-      let unfailed = lanes.indices.filter { lanes[$0].status != .failed }
-      if unfailed.contains(sentinel) { return sentinel }
-      return unfailed.min { (lanes[$0].warm.min() ?? .infinity) < (lanes[$1].warm.min() ?? .infinity) }
+      return lanes[sentinel].status == .failed ? nil : sentinel
     }
     let first = finished.filter { median(lanes[$0].ratios) == best }.min { rank($0) < rank($1) } ?? sentinel
     let room = best * (1 + max(rules.band, 2 * doubt(first)))

@@ -142,10 +142,12 @@ package final class Tuner: Sendable {
     _ makePlan: @escaping (BoundProblem, Candidate, Bool) throws(Refusal) -> Plan
   ) -> Choice? {
     let watcher = watcher.withLock { $0 }
-    guard watcher != nil || trusted.contains(Path.directory(of: r.registration.plugin.image.file.resolved)) else {
-      return nil
+    let file = r.registration.plugin.image.file.resolved
+    guard watcher != nil || trusted.contains(Path.directory(of: file)) else {
+      return notMeasured(space, "\(file) is not in the library's own plugin folder; attune tune measures it")
     }
-    guard let limits = limits(r, isWatched: watcher != nil), fits(target.largest, defaults) else { return nil }
+    guard let limits = limits(r, isWatched: watcher != nil) else { return notMeasured(space, "the time for it is used up") }
+    guard fits(target.largest, defaults) else { return notMeasured(space, "that would take too much memory") }
     return Tuner.turn.withLock(patienceNs: Tuner.patienceNs) { () -> Choice? in
       if let known = recall(target, space, defaults, rigor: r.mode) { return known }
       let begin = crt_now_ns()
@@ -164,7 +166,7 @@ package final class Tuner: Sendable {
           target, large, limits, known: old?.trials ?? [], makePlan: makePlan, watch: { watcher?.event($0) })
         let result = session.run(defaultCandidate: first, incumbent: incumbent, fresh: incumbent == nil ? nil : fresh)
         remember(r, target, session.barred)
-        guard let result else { return nil }
+        guard let result else { return notMeasured(space, session.obstacle) }
         let plugin = r.registration.plugin
         let record = WisdomRecord(
           key: target.key, winner: result.winner, rigor: r.mode.rawValue, trials: result.trials, plugin: plugin.id,
@@ -177,6 +179,11 @@ package final class Tuner: Sendable {
         return nil
       }
     } ?? nil
+  }
+
+  private func notMeasured(_ space: CandidateSpace, _ reason: String) -> Choice? {
+    log(.debug, "\(space.planner.at): not measured: \(reason)")
+    return nil
   }
 
   private func remember(

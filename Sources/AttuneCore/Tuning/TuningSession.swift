@@ -52,8 +52,9 @@ struct TuningSession {
   private var trials: [TunedCandidate: Trial] = [:]
   private(set) var barred: [(candidate: TunedCandidate, status: Trial.Status, reason: String)] = []
   private var deadline = Int64.max
-  private let begin = crt_now_ns()
   private var longest = 0.0
+  /// Why `run` found nothing.
+  private(set) var obstacle = "no candidate could be compared with REFERENCE"
   private var drift = 0.0
 
   /// E_NOMEM and what REFERENCE refuses.
@@ -108,11 +109,14 @@ struct TuningSession {
     // The yardstick must be right before anything is compared with it.
     var usable = fresh ?? space.defaults
     guard let sentinel = ([defaultCandidate] + usable).first(where: { isRight($0) }) else { return nil }
-    guard case .took(let first, _) = runner.time(sentinel, longest: 0) else { return nil }
+    guard case .took(let first, _) = runner.time(sentinel, longest: 0) else {
+      obstacle = "\(name(sentinel).kernel) failed"
+      return nil
+    }
     if let budget = limits.budget {
       let wanted = max(limits.least, limits.calls * first)
       let granted = min(budget, wanted)
-      deadline = begin &+ Int64(min(granted, 1e15))
+      deadline = crt_now_ns() &+ Int64(min(granted, 1e15))
       // A sample longer than this would leave too few of them.
       if limits.shares { longest = max(2e6, granted / 64) }
     }
@@ -131,7 +135,10 @@ struct TuningSession {
       }
     }
     if !best.isSame(sentinel), longest > 0, first > longest { best = confirmed(best, sentinel) }
-    guard trials[name(sentinel)] != nil else { return nil }
+    guard let yardstick = trials[name(sentinel)], yardstick.status == .ok || yardstick.status == .slow else {
+      obstacle = "the default candidate could not be timed"
+      return nil
+    }
     return finding(best)
   }
 
@@ -247,6 +254,9 @@ struct TuningSession {
       return true
     }
     watch(.begins(name(c)))
+    // The budget is for timing; being right has to be known in any case.
+    let begin = crt_now_ns()
+    defer { if deadline < .max { deadline &+= crt_now_ns() &- begin } }
     switch judge?.verdict(c) ?? .unknown {
     case .right: verdicts[id] = true
     case .bad(let status, let reason):

@@ -105,7 +105,7 @@ package struct WisdomBook: Equatable, Sendable {
   /// The bytes of a file: header first, the rest sorted, so that two files can be compared. What exceeds the limits is
   /// left out, least founded and oldest first.
   package var file: [UInt8] {
-    let lines = within(WisdomLimits.records).lines
+    let lines = limited.lines
     var total = WisdomLine.header.bytes.count &+ 1
     // In the order in which they are given up last.
     var kept: [[UInt8]] = []
@@ -140,11 +140,23 @@ package struct WisdomBook: Equatable, Sendable {
     a.rigor == b.rigor ? a.date > b.date : a.rigor > b.rigor
   }
 
+  /// Holds a book in memory to the limits, with some room, so that a full one is not sorted for every record.
+  mutating func trim() {
+    let slack = WisdomLimits.records / 8
+    for (_, shelf) in shelves where shelf.count > WisdomLimits.records &+ slack
+      || shelf.quarantine.count > WisdomLimits.quarantine &+ slack
+    {
+      self = limited
+      return
+    }
+  }
+
   /// At most so many records per CPU, and the other limits.
-  private func within(_ records: Int) -> WisdomBook {
+  private var limited: WisdomBook {
     var out = self
-    for (cpu, shelf) in shelves where shelf.count > records || shelf.quarantine.count > WisdomLimits.quarantine {
-      let best = shelf.records.sorted(by: WisdomBook.isWorthMore).prefix(records)
+    for (cpu, shelf) in shelves
+    where shelf.count > WisdomLimits.records || shelf.quarantine.count > WisdomLimits.quarantine {
+      let best = shelf.records.sorted(by: WisdomBook.isWorthMore).prefix(WisdomLimits.records)
       let latest = shelf.quarantine.values.sorted { $0.date > $1.date }.prefix(WisdomLimits.quarantine)
       out.shelves[cpu]?.keep(best, latest)
     }

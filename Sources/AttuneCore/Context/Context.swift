@@ -8,6 +8,8 @@ package final class Context: @unchecked Sendable {
   package var cpu: CPUFeatures { registry.cpu }
   package let registry: Registry
   package let resources: Resources
+  /// What was measured on this machine, now and earlier.
+  package let wisdom: WisdomStore
   let cache = RunCache()
   private let callerParallelFor: (@convention(c) (
     UnsafeMutableRawPointer?, Int64, Int64, attune_task_fn?, UnsafeMutableRawPointer?
@@ -26,6 +28,7 @@ package final class Context: @unchecked Sendable {
     callerUser = options?.pointee.user
     pool = Mutex(PoolHandle())
     registry = Registry(configuration)
+    wisdom = configuration.makeWisdom(cpu: registry.cpu)
     resources = Resources(
       arch: registry.cpu.arch, isa: registry.cpu.isa, workers: max(configuration.workers, 1),
       areLent: callerParallelFor != nil)

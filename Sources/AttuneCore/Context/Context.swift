@@ -8,6 +8,8 @@ package final class Context: @unchecked Sendable {
   package var cpu: CPUFeatures { registry.cpu }
   package let registry: Registry
   package let resources: Resources
+  /// What was measured on this machine, now and earlier.
+  package let wisdom: WisdomStore
   package let tuner: Tuner
   private let shapes: ShapeLog?
   let cache = RunCache()
@@ -29,7 +31,8 @@ package final class Context: @unchecked Sendable {
     callerUser = options?.pointee.user
     pool = Mutex(PoolHandle())
     registry = Registry(configuration)
-    let wisdom = WisdomStore(path: nil, readOnly: [], cpu: "", log: configuration.log)
+    let wisdom = configuration.makeWisdom(cpu: registry.cpu)
+    self.wisdom = wisdom
     var resources = Resources(
       arch: registry.cpu.arch, isa: registry.cpu.isa, workers: max(configuration.workers, 1),
       areLent: callerParallelFor != nil)

@@ -119,7 +119,6 @@ struct Describe {
   }
 
   private var diagnostics: JSON {
-    let v = Library.version
     let blas = Blas.lend(cpu: context.cpu, core: context.configuration.blasCore)
     let blasJSON: JSON =
       switch blas {
@@ -127,7 +126,7 @@ struct Describe {
       case .failure(let r): .object([("found", .bool(false)), ("core", .null), ("reason", .string(r.message))])
       }
     return .object([
-      Describe.schema, ("version", .string("\(v.major).\(v.minor).\(v.patch)")),
+      Describe.schema, ("version", .string(Library.text)),
       ("abi", .string("\(ATTUNE_ABI_MAJOR).\(ATTUNE_ABI_MINOR)")),
       ("library", .text(crt_own_path().map { String(cString: $0) })), ("blas", blasJSON),
       ("environment", .object(context.configuration.environment.map { ($0.name, .string($0.value)) })),

@@ -1,43 +1,327 @@
+import CRuntime
+import Glibc
 import Synchronization
 
-/// The memory of the tuner: what was measured on this CPU, kept in memory and in one file. Any thread.
+/// The memory of the tuner: what was measured on this CPU, in memory and in one file. [any-thread]
+///
+/// Nothing on disk can make a call fail: a file that cannot be read or written costs one line of the log, and what is
+/// learnt stays in memory. Records that other processes write become visible when something is asked for that is not
+/// known, at most a second later.
 package final class WisdomStore: @unchecked Sendable {
-  private struct State {
-    var records: [WisdomKey: WisdomRecord] = [:]
-    var quarantine: Set<QuarantineRecord> = []
-    var machine: MachineRecord?
+  /// How it stands, for people.
+  package struct Status: Sendable {
+    package var path: String?
+    package var cpu = ""
+    package var records = 0, quarantined = 0
+    package var foreign = 0  // records of other CPUs
+    package var damaged = 0  // lines, when the file was last read
+    package var unsaved = 0
+    /// Why what is learnt stays in memory; nil: it does not.
+    package var reason: String?
+    package var readOnly: [(path: String, records: Int, reason: String?)] = []
   }
-  private let state = Mutex(State())
 
-  /// path nil: memory only. readOnly: searched after the own file, never written. cpu: whose lines count.
-  package init(path: String?, readOnly: [String], cpu: String, log: Log) {}
+  /// What `memoryLock` guards. `book` holds everything known, `pending` what the file does not have yet.
+  struct Memory {
+    var book = WisdomBook()
+    var pending = WisdomBook()
+    var readOnly: [(path: String, book: WisdomBook, reason: String?)] = []
+    var isRead = false
+    var seen: FileStatus.Identity?
+    var lastLook: Int64 = 0  // of crt_now_ns
+    var nextSave: Int64 = 0
+    var damaged = 0
+    var readReason: String?, saveReason: String?
+    var hasComplained = false, hasToldDamage = false
+  }
 
-  /// The record of a key: from the own file first, then from the read-only ones.
-  package func find(_ key: WisdomKey) -> WisdomRecord? { state.withLock { $0.records[key] } }
+  package let cpu: String
+  let file: WisdomFile?
+  let makesDirectory: Bool
+  private let readOnly: [String]
+  private let absence: String
+  private let log: Log
+  private let memoryLock = ProcessLock()
+  private var memory: UnsafeMutablePointer<Memory>
+  /// Held while the disk is at work, never inside `memoryLock`.
+  let diskLock = ProcessLock()
 
-  /// All records of a family, for finding neighbours.
+  /// Nanoseconds.
+  private static let lookInterval: Int64 = 1_000_000_000, retryInterval: Int64 = 10_000_000_000
+  static let patience: Int64 = 3_000_000_000
+
+  /// path nil: memory only, because of `absence`. readOnly: searched after the own file, never written. cpu: whose
+  /// records count. makesDirectory: the file's directory is the library's own and made when it is missing. Reads nothing
+  /// yet.
+  package init(
+    path: String?, readOnly: [String], cpu: String, log: Log, makesDirectory: Bool = false,
+    absence: String = "no file was asked for"
+  ) {
+    file = path.map { WisdomFile(path: $0) }
+    (self.readOnly, self.cpu, self.log, self.makesDirectory) = (readOnly, cpu, log, makesDirectory)
+    self.absence = absence
+    memory = .allocate(capacity: 1)
+    memory.initialize(to: Memory())
+  }
+
+  deinit {
+    flush()
+    memory.deinitialize(count: 1)
+    memory.deallocate()
+  }
+
+  func withMemory<R>(_ body: (inout Memory) -> R) -> R {
+    var claim = memoryLock.acquire(limit: .max)
+    while claim == nil { claim = memoryLock.acquire(limit: .max) }
+    defer { memoryLock.release() }
+    if claim == .inherited {
+      // A thread that is not here was changing it: what is there is neither used nor freed. The file knows most of it.
+      memory = .allocate(capacity: 1)
+      memory.initialize(to: Memory())
+    }
+    return body(&memory.pointee)
+  }
+
+  // MARK: asking
+
+  /// The record of a key: of the own file, then of the read-only ones in their order.
+  package func find(_ key: WisdomKey) -> WisdomRecord? {
+    asked { $0.find(key) }
+  }
+
+  /// All records of a family, for finding neighbours: of the first file that has any.
   package func family(_ family: String, op: String) -> [WisdomRecord] {
-    state.withLock { $0.records.values.filter { $0.key.family == family && $0.key.op == op } }
+    let key = WisdomBook.Shelf.Family(op: op, family: family)
+    return asked { $0.tuned[key].map { Array($0.values) } } ?? []
   }
 
-  package func keep(_ record: WisdomRecord) { state.withLock { $0.records[record.key] = record } }
-
-  package func quarantine(_ record: QuarantineRecord) { state.withLock { _ = $0.quarantine.insert(record) } }
-
+  /// Candidates of an entry that must not be tried in this build of its plugin.
   package func quarantined(op: String, entry: String, build: String) -> [QuarantineRecord] {
-    state.withLock { $0.quarantine.filter { $0.op == op && $0.entry == entry && $0.build == build } }
+    read()
+    return withMemory { m in
+      var out: [QuarantineRecord: QuarantineRecord] = [:]
+      for book in [m.book] + m.readOnly.map(\.book) {
+        for (identity, q) in book.shelves[cpu]?.quarantine ?? [:]
+        where q.op == op && q.entry == entry && q.build == build { out[identity] = q }
+      }
+      return Array(out.values)
+    }
+  }
+
+  /// What the cost model knows about this machine.
+  package var machine: MachineRecord? {
+    get { asked { $0.machine } }
+    set {
+      guard let newValue else { return }
+      read()
+      keep(.machine(cpu: cpu, newValue)) { () throws(WisdomFault) in try WisdomCheck.check(newValue) }
+    }
+  }
+
+  private func asked<R>(_ question: (WisdomBook.Shelf) -> R?) -> R? {
+    read()
+    if let answer = answer(question) { return answer }
+    return lookAgain() ? answer(question) : nil
+  }
+
+  private func answer<R>(_ question: (WisdomBook.Shelf) -> R?) -> R? {
+    withMemory { m in
+      if let answer = m.book.shelves[cpu].flatMap(question) { return answer }
+      for other in m.readOnly {
+        if let answer = other.book.shelves[cpu].flatMap(question) { return answer }
+      }
+      return nil
+    }
+  }
+
+  // MARK: keeping
+
+  /// Joins a record into what is known. Its verdict counts as made in knowledge of an earlier one of the same key.
+  package func keep(_ record: WisdomRecord) {
+    read()
+    let known = withMemory { $0.book.shelves[cpu]?.find(record.key) }
+    let record = known.map(record.knowing) ?? record.canonical
+    keep(.tuned(cpu: cpu, record)) { () throws(WisdomFault) in try WisdomCheck.check(record) }
+  }
+
+  package func quarantine(_ record: QuarantineRecord) {
+    read()
+    keep(.quarantine(cpu: cpu, record)) { () throws(WisdomFault) in try WisdomCheck.check(record) }
+  }
+
+  private func keep(_ line: WisdomLine, _ check: () throws(WisdomFault) -> Void) {
+    do throws(WisdomFault) {
+      try check()
+    } catch {
+      log(.error, "wisdom: a record is not kept: \(error.sentence)")
+      return
+    }
+    let isDue = withMemory { m in
+      guard m.book.add(line) else { return false }
+      m.book.trim()
+      guard file != nil else { return false }
+      m.pending.add(line)
+      m.pending.trim()
+      return crt_now_ns() >= m.nextSave
+    }
+    if isDue { _ = save(waiting: 0) }
   }
 
   /// Lets quarantined candidates of an operator (nil: of all) be tried again.
   package func forgive(op: String?) {
-    state.withLock { $0.quarantine = $0.quarantine.filter { op != nil && $0.op != op } }
+    if let fault = drop({ $0.forgive(op: op) }) { log(.warning, "wisdom: \(fault.sentence): nothing is forgiven there") }
   }
 
-  package var machine: MachineRecord? {
-    get { state.withLock { $0.machine } }
-    set { state.withLock { $0.machine = newValue } }
+  /// Drops something from memory and from the file. The fault: the file still has it.
+  func drop(_ edit: (inout WisdomBook) -> Void) -> WisdomFileFault? {
+    read()
+    withMemory { m in
+      edit(&m.book)
+      edit(&m.pending)
+    }
+    return save(waiting: WisdomStore.patience, isForced: true, edit)
   }
 
-  /// Saves what is not saved yet.
-  package func flush() {}
+  // MARK: disk
+
+  /// Saves what is not saved yet. Waits at most a few seconds.
+  package func flush() { _ = save(waiting: WisdomStore.patience) }
+
+  /// Reads the files when nobody has yet.
+  func read() {
+    guard withMemory({ !$0.isRead }), let claim = diskLock.acquire(limit: WisdomStore.patience) else { return }
+    _ = claim  // what the disk lock guards is on disk, and whole
+    defer { diskLock.release() }
+    guard withMemory({ !$0.isRead }) else { return }
+    let others = readOnly.map { path -> (path: String, book: WisdomBook, reason: String?) in
+      do throws(WisdomFileFault) {
+        return (path, try WisdomFile(path: path).read().book, nil)
+      } catch {
+        log(.warning, "wisdom: \(error.sentence): ignored")
+        return (path, WisdomBook(), error.sentence)
+      }
+    }
+    readOwn()
+    withMemory { m in
+      m.readOnly = others
+      m.isRead = true
+    }
+  }
+
+  /// Reads the own file again if it has changed. true: it had.
+  private func lookAgain() -> Bool {
+    guard let file else { return false }
+    let now = crt_now_ns()
+    let (isDue, isSaveDue, seen) = withMemory { m in
+      let isDue = now &- m.lastLook >= WisdomStore.lookInterval
+      if isDue { m.lastLook = now }
+      return (isDue, !m.pending.isEmpty && now >= m.nextSave, m.seen)
+    }
+    if isSaveDue, save(waiting: 0) == nil { return true }
+    guard isDue, file.identity != seen, diskLock.tryAcquire() != nil else { return false }
+    defer { diskLock.release() }
+    readOwn()
+    return true
+  }
+
+  /// With the disk lock held.
+  private func readOwn() {
+    guard let file else { return }
+    var contents = WisdomFile.Contents()
+    var reason: String?
+    do throws(WisdomFileFault) {
+      contents = try file.read()
+    } catch {
+      contents.identity = file.identity
+      if error.kind != .missing { reason = error.sentence }
+    }
+    adopt(contents, readReason: reason)
+  }
+
+  private func adopt(_ contents: WisdomFile.Contents, readReason: String?) {
+    withMemory { m in
+      if readReason == nil {  // else what was known from an earlier reading stays
+        m.book = contents.book
+        m.book.join(m.pending)
+      }
+      m.seen = contents.identity
+      m.lastLook = crt_now_ns()
+      m.damaged = contents.damaged
+      m.readReason = readReason
+    }
+    if let readReason { complain(readReason) }
+    if contents.damaged > 0, withMemory({ m in
+      defer { m.hasToldDamage = true }
+      return !m.hasToldDamage
+    }), let file {
+      log(.warning, "wisdom: \(file.path) has \(contents.damaged) damaged lines: skipped")
+    }
+  }
+
+  /// Joins what is pending into the file, after `edit`, for which it saves even if nothing is pending. nil: done, or
+  /// nothing to do. `waiting`: for another thread of this process, in nanoseconds.
+  private func save(
+    waiting: Int64, isForced: Bool = false, _ edit: (inout WisdomBook) -> Void = { _ in }
+  ) -> WisdomFileFault? {
+    guard let file, isForced || withMemory({ !$0.pending.isEmpty }) else { return nil }
+    guard diskLock.acquire(limit: waiting) != nil else {
+      return WisdomFileFault(kind: .unwritable, sentence: "\(file.path) is being saved", systemCode: 0)
+    }
+    defer { diskLock.release() }
+    // What could not be read is not written over, and not locked either: it may be anything.
+    let identity = file.identity
+    if let reason = withMemory({ $0.seen == identity ? $0.readReason : nil }) {
+      return WisdomFileFault(kind: .unwritable, sentence: reason, systemCode: 0)
+    }
+    let pending = withMemory { m in
+      defer { m.pending = WisdomBook() }
+      return m.pending
+    }
+    let begin = crt_now_ns()
+    do throws(WisdomFileFault) {
+      let contents = try file.update(makesDirectory: makesDirectory) { book in
+        edit(&book)
+        book.join(pending)
+      }
+      adopt(contents, readReason: nil)
+      withMemory { m in
+        m.saveReason = nil
+        // However slow the disk, saving takes a tenth of the time at most.
+        let end = crt_now_ns()
+        m.nextSave = end &+ min((end &- begin) &* 10, WisdomStore.lookInterval)
+      }
+      return nil
+    } catch {
+      withMemory { m in
+        m.pending.join(pending)
+        m.saveReason = error.sentence
+        m.nextSave = crt_now_ns() &+ WisdomStore.retryInterval
+      }
+      complain(error.sentence)
+      return error
+    }
+  }
+
+  /// Once: a tuner asks often, and nothing changes by repeating it.
+  private func complain(_ sentence: String) {
+    let isFirst = withMemory { m in
+      defer { m.hasComplained = true }
+      return !m.hasComplained
+    }
+    if isFirst { log(.warning, "wisdom: \(sentence): what is learnt stays in memory") }
+  }
+
+  package var status: Status {
+    read()
+    return withMemory { m in
+      let own = m.book.shelves[cpu] ?? WisdomBook.Shelf()
+      var s = Status()
+      (s.path, s.cpu, s.records, s.quarantined) = (file?.path, cpu, own.count, own.quarantine.count)
+      s.foreign = m.book.shelves.reduce(0) { $1.key == cpu ? $0 : $0 &+ $1.value.count }
+      (s.damaged, s.unsaved) = (m.damaged, m.pending.lines.count)
+      s.reason = file == nil ? absence : m.readReason ?? m.saveReason
+      s.readOnly = m.readOnly.map { ($0.path, $0.book.shelves[cpu]?.count ?? 0, $0.reason) }
+      return s
+    }
+  }
 }

@@ -97,11 +97,16 @@ final class TrialMemory {
 
   // MARK: looking at results
 
-  /// The tensors whose red zones were written to.
-  var damaged: [String] {
-    blocks.filter { block in
-      !TrialMemory.isIntact(block.base) || !TrialMemory.isIntact(block.base + TrialMemory.zone + block.bytes)
-    }.map { problem.entry.tensors[$0.tensor].spec.name }
+  /// The tensors whose red zones were written to since this was asked last.
+  func takeDamage() -> [String] {
+    var names: [String] = []
+    for block in blocks {
+      for zone in [block.base, block.base + TrialMemory.zone + block.bytes] where !TrialMemory.isIntact(zone) {
+        memset(zone, Int32(TrialMemory.pattern), TrialMemory.zone)
+        names.append(problem.entry.tensors[block.tensor].spec.name)
+      }
+    }
+    return names
   }
 
   private static let untouched = [UInt8](repeating: pattern, count: zone)

@@ -54,7 +54,7 @@ final class TrialRunner {
       if let failure = call(lanes[at].plan) { return failure }
     }
     let ns = Double(max(crt_now_ns() &- begin, 1))
-    if let failure = memory.damage { return failure }
+    if let failure = memory.damage() { return failure }
     let once = ns / Double(lanes[at].repetitions) / lanes[at].share
     if lanes[at].repetitions == 1, ns < TrialRunner.sampleNs {
       lanes[at].repetitions = Int(min(1000, (TrialRunner.sampleNs / ns).rounded(.up)))
@@ -121,7 +121,7 @@ final class TrialJudge {
     }
     var record = ErrorRecord.empty
     if let (status, reason) = plan.failure(memory, &record) { return .bad(status, reason) }
-    if case .failed(let status, let reason)? = memory.damage { return .bad(status, reason) }
+    if case .failed(let status, let reason)? = memory.damage() { return .bad(status, reason) }
     if memory.inputSum != inputSum { return .bad(.outside, "changed an input") }
     if let (status, reason) = memory.complaint(wanted) { return .bad(status, reason) }
     return .right
@@ -145,8 +145,10 @@ extension TrialMemory {
     return nil
   }
 
-  var damage: TrialRunner.Outcome? {
-    damaged.isEmpty ? nil : .failed(.outside, "wrote outside of \(damaged.joined(separator: ", "))")
+  /// What the last run did to memory that is not its own.
+  func damage() -> TrialRunner.Outcome? {
+    let names = takeDamage()
+    return names.isEmpty ? nil : .failed(.outside, "wrote outside of \(names.joined(separator: ", "))")
   }
 }
 

@@ -107,8 +107,8 @@ struct TuningSession {
   /// Winner and all trials; nil when nothing could be measured in time.
   mutating func run(defaultCandidate: Candidate, incumbent: Candidate?, fresh: [Candidate]?) -> Finding? {
     // The yardstick must be right before anything is compared with it.
-    var usable = fresh ?? space.defaults
-    guard let sentinel = ([defaultCandidate] + usable).first(where: { isRight($0) }) else { return nil }
+    let defaults = space.defaults.sorted { $0.estimate < $1.estimate }
+    guard let sentinel = ([defaultCandidate] + defaults).first(where: { isRight($0) }) else { return nil }
     guard case .took(let first, _) = runner.time(sentinel, longest: 0) else {
       obstacle = "\(name(sentinel).kernel) failed"
       return nil
@@ -124,11 +124,16 @@ struct TuningSession {
     if limits.isExhaustive {
       best = contest([sentinel] + space.all, sentinel) ?? sentinel
     } else {
-      usable.sort { $0.estimate < $1.estimate }
+      let usable = fresh.map { fresh in defaults.filter { c in fresh.contains { $0.kernel == c.kernel } } } ?? defaults
       var list = [sentinel] + (incumbent.map { [$0] } ?? [])
       for c in usable where list.count < limits.kernels + 1 && isPromising(c, sentinel) { list.append(c) }
       list += workerVariants(of: sentinel)
+      // Some of the time is for settings: the default ones need not be the best of any kernel.
+      let end = deadline
+      if deadline < .max { deadline = min(deadline, crt_now_ns() &+ (deadline &- crt_now_ns()) / 5 &* 2) }
+      let begin = deadline
       best = contest(list, sentinel) ?? sentinel
+      if end < .max { deadline = end &+ (deadline &- begin) }
       // With an incumbent only a new kernel is worth improving.
       if fresh == nil || fresh?.contains(where: { $0.kernel == best.kernel }) == true {
         best = improved(best, sentinel)
@@ -139,6 +144,7 @@ struct TuningSession {
       obstacle = "the default candidate could not be timed"
       return nil
     }
+    noteOthers()
     return finding(best)
   }
 
@@ -153,17 +159,28 @@ struct TuningSession {
       .filter { $0.workers != c.workers }
   }
 
-  /// Better settings of the knobs near `best`.
+  /// Better settings of the knobs near `best`, and at first of the kernels that come close: their defaults may be the
+  /// wrong ones here.
   private mutating func improved(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
     var best = best
-    for _ in 0..<limits.improvements {
-      var list = space.neighbours(best).filter { trials[name($0)] == nil }
-      list += workerVariants(of: best).filter { trials[name($0)] == nil }
+    for round in 0..<limits.improvements {
+      var list = space.neighbours(best) + workerVariants(of: best)
+      if round == 0 { list += rivals(of: best).flatMap { space.neighbours($0) } }
+      list = list.filter { trials[name($0)] == nil }
       guard !list.isEmpty, crt_now_ns() < deadline else { break }
       guard let next = contest([sentinel, best] + list, sentinel), !next.isSame(best) else { break }
       best = next
     }
     return best
+  }
+
+  /// Other kernels as they were measured, if not slower than the best by more than settings may change.
+  private func rivals(of best: Candidate) -> [Candidate] {
+    let limit = 2.5 * (trials[name(best)]?.medianNs ?? 0)
+    return space.defaults.filter { c in
+      guard c.kernel != best.kernel, let trial = trials[name(c)], trial.medianNs > 0 else { return false }
+      return trial.medianNs < limit
+    }
   }
 
   /// Shares of a large problem can mislead: the winner and the default run once more, whole and in turn.
@@ -230,13 +247,22 @@ struct TuningSession {
       case .slow: .slow
       case .failed: trials[name(c)]?.status ?? .failed
       }
-    guard let ns = s.median ?? s.warm else { return }
-    let sentinel = s.ratio ?? 0
+    let ns = s.median ?? s.warm
+    // What the deadline left untimed is as good as left out.
+    if ns == nil, trials[name(c)] != nil || status == .failed { return }
     let trial = Trial(
-      candidate: name(c), status: status, medianNs: ns, ratio: sentinel, spread: s.spread, rounds: s.rounds,
-      date: crt_wall_seconds())
+      candidate: name(c), status: ns == nil ? .slow : status, medianNs: ns ?? 0, ratio: s.ratio ?? 0, spread: s.spread,
+      rounds: s.rounds, date: crt_wall_seconds())
     trials[name(c)] = trial
     watch(.measured(trial))
+  }
+
+  /// Kernels that were not worth a run are noted: only one that is not noted is new to a later session.
+  private mutating func noteOthers() {
+    let noted = Set((trials.keys + known.map(\.candidate)).map(\.kernel))
+    for c in space.defaults where !noted.contains(name(c).kernel) {
+      trials[name(c)] = Trial(candidate: name(c), status: .slow, date: crt_wall_seconds())
+    }
   }
 
   // MARK: correctness
@@ -287,13 +313,18 @@ struct TuningSession {
 
   private func name(_ c: Candidate) -> TunedCandidate { space.planner.name(c) }
 
+  /// What was compared first, then what was only timed, then the rest.
+  private static func order(_ t: Trial) -> (Double, Double, String) {
+    (t.ratio > 0 ? t.ratio : .infinity, t.medianNs > 0 ? t.medianNs : .infinity, t.candidate.kernel + t.candidate.knobs)
+  }
+
   private func finding(_ best: Candidate) -> Finding {
     var load = [Double](repeating: 0, count: 1)
     let isLoaded = getloadavg(&load, 1) == 1 && load[0] > Double(crt_usable_cpus()) + 0.5
     // Trials of other kernels that were not repeated stay true.
     let kept = known.filter { trials[$0.candidate] == nil }
     return Finding(
-      winner: name(best), trials: (trials.values + kept).sorted { ($0.ratio, $0.medianNs) < ($1.ratio, $1.medianNs) },
+      winner: name(best), trials: (trials.values + kept).sorted { TuningSession.order($0) < TuningSession.order($1) },
       drift: drift, isLoaded: isLoaded)
   }
 }

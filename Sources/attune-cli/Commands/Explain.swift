@@ -52,10 +52,15 @@ struct Explain: ParsableCommand {
         l.candidate == e.chosen ? ">" : "", l.candidate.kernel, "\(l.candidate.workers)",
         t.map { $0.medianNs > 0 ? duration($0.medianNs) : "-" } ?? "-",
         t.map { $0.ratio > 0 ? fixed($0.ratio, 3) : "-" } ?? "-", l.estimate > 0 ? duration(l.estimate) : "-",
-        t.map { "\($0.rounds)" } ?? "-", t?.status.rawValue ?? "not measured", l.candidate.knobs)
+        t.map { "\($0.rounds)" } ?? "-", word(t), l.candidate.knobs)
     }
     say("\n" + table.text)
     for d in e.declined { say("  \(d.kernel): " + wrap(d.reason, width: 90, indent: 4)) }
+  }
+
+  private func word(_ trial: Trial?) -> String {
+    guard let trial else { return "not measured" }
+    return trial.status == .slow && trial.medianNs == 0 ? "not worth timing" : trial.status.rawValue
   }
 
   private func json(_ e: Explanation) -> JSON {

@@ -24,6 +24,7 @@ struct Tune: ParsableCommand {
   @Option(help: "Numbers of threads, as 1,2; without it the context's.") var threads: String?
   @Option(help: "measure, patient or exhaustive.") var mode = "patient"
   @Option(help: "Time for one problem: 500ms, 30s, 10m.") var budget: String?
+  @Option(help: "A candidate whose single run takes longer hangs.") var patience = "60s"
   @Option(help: "Wisdom file to write; without it the user's own.") var out: String?
   @Flag(help: "Try candidates again that were put under quarantine.") var forgive = false
   @OptionGroup var output: JSONOption
@@ -31,7 +32,8 @@ struct Tune: ParsableCommand {
   func run() throws {
     let modes = ["measure": ATTUNE_TUNE_MEASURE, "patient": ATTUNE_TUNE_PATIENT, "exhaustive": ATTUNE_TUNE_EXHAUSTIVE]
     guard let mode = modes[mode] else { throw Failure("--mode \(mode): choose measure, patient or exhaustive") }
-    let budget = try self.budget.map(microseconds) ?? 0
+    let budget = try self.budget.map { try microseconds($0, "--budget") } ?? 0
+    let patience = Int32(clamping: max(1, try microseconds(self.patience, "--patience") / 1000))
     let context = try Context(ContextOptions(wisdom: out))
     let lines = try problems(context)
     let tuner = try context.core.tuner
@@ -39,7 +41,7 @@ struct Tune: ParsableCommand {
       for op in ops.isEmpty ? [nil] : ops.map(Optional.some) { tuner.wisdom.forgive(op: op) }
       tuner.wisdom.flush()
     }
-    var supervisor = Supervisor(context, wisdom: out, mode: Int32(mode), budget: budget)
+    var supervisor = Supervisor(context, wisdom: out, mode: Int32(mode), budget: budget, patience: patience)
     let progress = Progress(total: lines.count)
     var results: [(line: ShapeLine, verdict: Supervisor.Verdict)] = []
     for (i, line) in lines.enumerated() {
@@ -54,14 +56,14 @@ struct Tune: ParsableCommand {
   }
 
   /// "500ms", "30s", "10m".
-  private func microseconds(_ text: String) throws -> UInt64 {
+  private func microseconds(_ text: String, _ option: String) throws -> UInt64 {
     let units: [(String, Double)] = [("ms", 1e3), ("us", 1), ("s", 1e6), ("m", 60e6), ("h", 3600e6)]
     for (unit, factor) in units where text.hasSuffix(unit) {
       guard let x = Double(text.dropLast(unit.count)) else { break }
-      guard x > 0, x * factor >= 1, x * factor < 1e15 else { throw Failure("--budget \(text): expected more than nothing") }
+      guard x > 0, x * factor >= 1, x * factor < 1e15 else { throw Failure("\(option) \(text): expected more than nothing") }
       return UInt64(x * factor)
     }
-    throw Failure("--budget \(text): write a time with its unit, as 500ms, 30s or 10m")
+    throw Failure("\(option) \(text): write a time with its unit, as 500ms, 30s or 10m")
   }
 
   private func problems(_ context: Context) throws -> [ShapeLine] {

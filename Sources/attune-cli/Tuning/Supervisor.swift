@@ -20,16 +20,18 @@ struct Supervisor {
   let mode: Int32
   /// Microseconds for one problem; 0: the mode's own.
   let budget: UInt64
-  /// A single run of a candidate that takes longer hangs.
-  static let patienceMs: Int32 = 60_000
+  /// Milliseconds: a single run of a candidate that takes longer hangs.
+  let patience: Int32
   private static let mostDeaths = 32
+  /// Loading plugins, making data and running REFERENCE may take this long.
+  private static let preparationMs: Int32 = 60_000
 
   /// Candidates that were put under quarantine, with the reason.
   private(set) var barred: [(candidate: TunedCandidate, status: Trial.Status, reason: String)] = []
   var progress: (TunedCandidate) -> Void = { _ in }
 
-  init(_ context: Context, wisdom: String?, mode: Int32, budget: UInt64) {
-    (self.context, self.wisdom, self.mode, self.budget) = (context, wisdom, mode, budget)
+  init(_ context: Context, wisdom: String?, mode: Int32, budget: UInt64, patience: Int32) {
+    (self.context, self.wisdom, self.mode, self.budget, self.patience) = (context, wisdom, mode, budget, patience)
   }
 
   mutating func tune(_ line: ShapeLine) throws -> Verdict {
@@ -37,23 +39,25 @@ struct Supervisor {
       var worker = try WorkerProcess(line, wisdom: wisdom, mode: mode, budget: budget)
       var last: TunedCandidate?, verdict: Verdict?
       reading: while true {
-        switch worker.next(patienceMs: Supervisor.patienceMs) {
+        switch worker.next(patienceMs: last == nil ? max(patience, Supervisor.preparationMs) : patience) {
         case .line(let fields):
           switch WorkerWord(rawValue: fields.first ?? "") {
           case .begin:
             last = candidate(fields.dropFirst())
             if let last { progress(last) }
           case .barred:
+            last = nil
             if let c = candidate(fields.dropFirst()), fields.count > 6, let s = Trial.Status(rawValue: fields[5]) {
               barred.append((c, s, fields[6]))
             }
           case .plan: verdict = outcome(Array(fields.dropFirst())).map(Verdict.tuned)
           case .refused: verdict = .refused(fields.count > 1 ? fields[1] : "no reason given")
-          case .trial, nil: break
+          case .trial: last = nil
+          case nil: break
           }
         case .silence:
           worker.kill()
-          try bar(last, .hung, "a run took longer than \(Supervisor.patienceMs / 1000) s", line)
+          try bar(last, .hung, "a run took longer than \(Double(patience) / 1000) s", line)
           break reading
         case .end:
           let death = worker.wait()
@@ -114,7 +118,16 @@ struct WorkerProcess {
     posix_spawn_file_actions_adddup2(&actions, result[1], STDOUT_FILENO)
     var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
     defer { for a in arguments { free(a) } }
-    let code = posix_spawn(&pid, "/proc/self/exe", &actions, nil, &arguments, environ)
+    // Swift's own crash handler would start another process and keep the pipe open.
+    var settings = ["SWIFT_BACKTRACE=enable=no"]
+    var at = environ
+    while let entry = at.pointee {
+      settings.append(String(cString: entry))
+      at += 1
+    }
+    var environment: [UnsafeMutablePointer<CChar>?] = settings.map { strdup($0) } + [nil]
+    defer { for e in environment { free(e) } }
+    let code = posix_spawn(&pid, "/proc/self/exe", &actions, nil, &arguments, &environment)
     close(input[0])
     close(result[1])
     guard code == 0 else {

@@ -114,7 +114,23 @@ struct Describe {
   private var tuning: JSON {
     .object([
       Describe.schema, ("mode", .string(context.configuration.tuneMode.name)), ("chooser", .string("estimate")),
-      ("remembered", .count(0)),
+      ("remembered", .count(context.wisdom.status.records)), ("wisdom", wisdom),
+    ])
+  }
+
+  private var wisdom: JSON {
+    let s = context.wisdom.status
+    return .object([
+      ("path", .text(s.path)), ("cpu", .string(s.cpu)), ("records", .count(s.records)),
+      ("quarantined", .count(s.quarantined)), ("foreign", .count(s.foreign)), ("damaged", .count(s.damaged)),
+      ("unsaved", .count(s.unsaved)), ("memory_only", .text(s.reason)),
+      (
+        "read_only",
+        .array(
+          s.readOnly.map {
+            .object([("path", .string($0.path)), ("records", .count($0.records)), ("reason", .text($0.reason))])
+          })
+      ),
     ])
   }
 

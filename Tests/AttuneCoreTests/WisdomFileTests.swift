@@ -116,10 +116,7 @@ import Testing
   @Test func fieldsOutOfBoundsAreDamage() {
     let good = String(decoding: WisdomLine.tuned(cpu: "here", sampleRecord(1)).bytes.dropFirst(9), as: UTF8.self)
     func isRead(_ json: String) -> Bool {
-      let crc = String(CRC32C.of(json.utf8), radix: 16)
-      return WisdomFileTests.read(
-        Array((String(repeating: "0", count: 8 - crc.utf8.count) + crc + " " + json).utf8)
-      ).lines.count == 1
+      WisdomFileTests.read(Array((CRC32C.text(CRC32C.of(json.utf8)) + " " + json).utf8)).lines.count == 1
     }
     #expect(isRead(good))
     for (from, to) in [

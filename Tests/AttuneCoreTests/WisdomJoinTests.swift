@@ -22,9 +22,9 @@ import Testing
     var draw = WisdomDraw(seed: 2)
     func large() -> WisdomRecord {
       var record = draw.record(key: key)
-      record.trials = (0..<70).map { _ in
+      record.trials = (0..<120).map { _ in
         var trial = draw.trial()
-        trial.candidate.knobs = "b=\(draw.below(120))"
+        trial.candidate.knobs = "b=\(draw.below(240))"
         trial.date = Int64(draw.below(9))
         return trial
       }

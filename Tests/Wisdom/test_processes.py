@@ -31,17 +31,16 @@ def test_no_record_is_lost(in_child, cpu, tmp_path):
     shares = [pieces(tmp_path, cpu, SHAPES, p * SHAPES) for p in range(PROCESSES)]
 
     def work(share):
+        signal.alarm(120)  # a deadlock ends here
         with context(path) as mine:
             for piece in share:
                 assert mine.wisdom_import(piece)["accepted"] == 1
 
-    begin = time.monotonic()
     children = [in_child(work, share) for share in shares]
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * PROCESSES
     found = wisdom_file.read(path.read_bytes())
     assert len(wisdom_file.keys(found)) == PROCESSES * SHAPES
     assert sorted(p.name for p in path.parent.iterdir()) == ["w.jsonl", "w.jsonl.lock"]
-    assert time.monotonic() - begin < 40
 
 
 def test_killed_writers_leave_a_whole_file(in_child, cpu, tmp_path):
@@ -60,7 +59,7 @@ def test_killed_writers_leave_a_whole_file(in_child, cpu, tmp_path):
         order = random.Random(seed)
         while True:
             with context(path) as mine:
-                mine.wisdom_forget("someone.op")
+                mine.wisdom_forget()
                 mine.wisdom_import(large)
                 mine.wisdom_import(order.choice(files))
 
@@ -76,9 +75,7 @@ def test_killed_writers_leave_a_whole_file(in_child, cpu, tmp_path):
         wisdom_file.read(path.read_bytes())
         left += any(".tmp." in p.name for p in path.parent.iterdir())
     with context(path) as last:
-        last.wisdom_import(large)
-        last.wisdom_import(files[0])
-        last.wisdom_forget("someone.op")
+        last.wisdom_forget()
         last.wisdom_import(large)
     assert wisdom_file.keys(wisdom_file.read(path.read_bytes())) == kept
     assert sorted(p.name for p in path.parent.iterdir()) == ["w.jsonl", "w.jsonl.lock"]

@@ -69,7 +69,7 @@ struct WisdomShow: ParsableCommand {
     }
     var table = Table("OPERATOR", "SIZES", "KERNEL", "KNOBS", "WORKERS", "RIGOR", "TRIALS", "MEASURED", right: [4, 6])
     for r in shelf.records.filter({ isWanted($0.key.op) }).sorted(by: WisdomShow.precedes) {
-      let rigor = Configuration.TuneMode(rawValue: r.rigor)?.name ?? ""
+      let rigor = TuneMode(rawValue: r.rigor)?.name ?? ""
       let time = r.trials.first { $0.candidate == r.winner }.map { duration($0.medianNs) } ?? ""
       table.add(
         r.key.op, r.key.sizesText, "\(r.winner.kernel)/\(r.winner.revision)", r.winner.knobs, "\(r.winner.workers)",
@@ -159,17 +159,22 @@ struct WisdomMerge: ParsableCommand {
     discussion: "What OUT holds already stays in it. Records of every CPU are kept.")
   @Argument(help: "File to join into; made when it is missing.") var out: String
   @Argument(help: "Files to read.") var inputs: [String]
+  @OptionGroup var output: JSONOption
 
   func run() throws {
     var book = WisdomBook()
+    var damaged = 0
     for path in inputs {
       let contents = try read(WisdomFile(path: path))
+      damaged += contents.damaged
       if contents.damaged > 0 { warn("\(path) has \(contents.damaged) damaged lines: skipped") }
       book.join(contents.book)
     }
     do {
       let merged = try WisdomFile(path: out).update(makesDirectory: false) { $0.join(book) }
-      say("\(out): \(merged.book.shelves.values.reduce(0) { $0 + $1.count }) records")
+      let records = merged.book.shelves.values.reduce(0) { $0 + $1.count }
+      let document: JSON = ["path": .string(out), "records": JSON(records), "damaged": JSON(damaged)]
+      say(output.json ? document.text : "\(out): \(records) records")
     } catch { throw Failure(error.sentence) }
   }
 }
@@ -179,11 +184,13 @@ struct WisdomForget: ParsableCommand {
     commandName: "forget", abstract: "Drop the remembered choices of an operator, or all.",
     discussion: "Candidates that may not be tried again stay barred. Read-only files keep their records.")
   @Argument(help: "Operator; default: all of them.") var op: String?
+  @OptionGroup var output: JSONOption
 
   func run() throws {
     let context = try Context()
     try checked { attune_wisdom_forget(context.handle, op, $0) }
-    say("forgot \(op ?? "everything")")
+    let document: JSON = ["forgot": JSON(op)]
+    say(output.json ? document.text : "forgot \(op ?? "everything")")
   }
 }
 

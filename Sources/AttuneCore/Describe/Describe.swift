@@ -76,7 +76,7 @@ struct Describe {
                   r.op.entries.map { e in
                     .object([
                       ("name", .string(e.name)), ("kind", .string("\(e.descriptor.kind)")),
-                      ("kernels", .array(e.kernels.map(kernel))),
+                      ("kernels", .array(e.kernels.map { kernel($0, context.tuner.barred(r, e)) })),
                     ])
                   })
               ),
@@ -113,8 +113,24 @@ struct Describe {
 
   private var tuning: JSON {
     .object([
-      Describe.schema, ("mode", .string(context.configuration.tuneMode.name)), ("chooser", .string("estimate")),
-      ("remembered", .count(0)),
+      Describe.schema, ("mode", .string(context.configuration.tuneMode.name)),
+      ("remembered", .count(context.wisdom.status.records)), ("wisdom", wisdom),
+    ])
+  }
+
+  private var wisdom: JSON {
+    let s = context.wisdom.status
+    return .object([
+      ("path", .text(s.path)), ("cpu", .string(s.cpu)), ("records", .count(s.records)),
+      ("quarantined", .count(s.quarantined)), ("foreign", .count(s.foreign)), ("damaged", .count(s.damaged)),
+      ("unsaved", .count(s.unsaved)), ("memory_only", .text(s.reason)),
+      (
+        "read_only",
+        .array(
+          s.readOnly.map {
+            .object([("path", .string($0.path)), ("records", .count($0.records)), ("reason", .text($0.reason))])
+          })
+      ),
     ])
   }
 

@@ -40,7 +40,8 @@ public func attune_context_create(
 
 @c @implementation
 public func attune_context_release(_ context: OpaquePointer?) {
-  guard let context, ContextRecord.find(context) != nil else { return }
+  guard let context, let owner = ContextRecord.find(context) else { return }
+  owner.wisdom.flush()  // plans may keep the context alive until the process is gone
   let record = UnsafeMutablePointer<ContextRecord>(context)
   record.pointee.magic = 0
   record.pointee.owner.release()

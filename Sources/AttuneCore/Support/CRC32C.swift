@@ -14,6 +14,12 @@ package struct CRC32C: Sendable {
   /// Of all bytes added so far.
   package var value: UInt32 { ~state }
 
+  /// Eight digits.
+  package static func text(_ value: UInt32) -> String {
+    let digits = String(value, radix: 16)
+    return String(repeating: "0", count: 8 &- digits.utf8.count) + digits
+  }
+
   package static func of(_ bytes: some Sequence<UInt8>) -> UInt32 {
     var crc = CRC32C()
     for b in bytes { crc.add(b) }

@@ -27,7 +27,7 @@ extension Context {
     let workers = request.workers > 0 ? min(UInt32(request.workers), resources.workers) : resources.workers
     let planner = Planner(bound, resources)
     let target = TuningTarget(bound, request, resources, workers: workers)
-    let barred = tuner.barred(registration, bound)
+    let barred = tuner.barred(registration, bound.entry)
     var declined: [(kernel: String, reason: String)] = bound.entry.droppedKernels.map { ($0.name, $0.reason) }
     for k in bound.entry.kernels {
       if let why = planner.reason(k, request) {

@@ -72,12 +72,12 @@ package final class Tuner: Sendable {
 
   private func space(_ r: Request, _ problem: BoundProblem) -> CandidateSpace {
     CandidateSpace(
-      Planner(problem, r.resources), r.problem, workers: r.workers, barred: Set(barred(r.registration, r.bound).keys))
+      Planner(problem, r.resources), r.problem, workers: r.workers, barred: Set(barred(r.registration, r.bound.entry).keys))
   }
 
   /// Kernels of an entry that this build of the plugin must not use. One bad setting is enough.
-  func barred(_ registration: Registration, _ problem: BoundProblem) -> [String: QuarantineRecord] {
-    let records = wisdom.quarantined(op: problem.op.id, entry: problem.entry.name, build: registration.plugin.build)
+  func barred(_ registration: Registration, _ entry: Entry) -> [String: QuarantineRecord] {
+    let records = wisdom.quarantined(op: registration.op.id, entry: entry.name, build: registration.plugin.build)
     return Dictionary(records.map { ($0.candidate.kernel, $0) }, uniquingKeysWith: { first, _ in first })
   }
 

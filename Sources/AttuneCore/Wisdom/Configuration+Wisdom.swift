@@ -12,13 +12,14 @@ extension Configuration {
         path: cacheDirectory.map { $0 + "/wisdom.jsonl" }, readOnly: [], cpu: id, log: log, makesDirectory: true,
         absence: isSecure ? "in secure mode there is no file" : "HOME names no directory for a file")
     }
-    let paths = wisdom.split(separator: ":", omittingEmptySubsequences: false).map { Configuration.absolute(String($0)) }
+    let paths = wisdom.split(separator: ":", omittingEmptySubsequences: false).map(Configuration.absolute)
     return WisdomStore(
       path: paths.first.flatMap(\.self), readOnly: paths.dropFirst().compactMap(\.self), cpu: id, log: log)
   }
 
   /// The process may change its directory later.
-  private static func absolute(_ path: String) -> String? {
+  private static func absolute(_ piece: Substring) -> String? {
+    let path = String(piece)
     if path.isEmpty || path.hasPrefix("/") { return path.isEmpty ? nil : path }
     guard let directory = getcwd(nil, 0) else { return path }
     defer { free(directory) }
@@ -37,6 +38,6 @@ extension CPUFeatures {
     let words = String(decoding: plain, as: UTF8.self).split(separator: " ").joined(separator: " ")
     let facts: [UInt64] = [UInt64(arch), isa.0, isa.1] + (1...3).map { crt_cache_bytes($0) }
     let hash = CRC32C.of(facts.flatMap { fact in (0..<8).map { UInt8(truncatingIfNeeded: fact >> (8 * UInt64($0))) } })
-    return "\(words.isEmpty ? "unknown" : words), \(self.name), \(String(hash, radix: 16))"
+    return "\(words.isEmpty ? "unknown" : words), \(self.name), \(CRC32C.text(hash))"
   }
 }

@@ -25,6 +25,8 @@ package struct WisdomFile: Sendable {
     /// Whole lines by what they are, in the order of the file; the header is none of them.
     package var lines: [WisdomLine] = []
     fileprivate var bytes: [UInt8] = []
+
+    package init() {}
   }
 
   private static let maxFaults = 100

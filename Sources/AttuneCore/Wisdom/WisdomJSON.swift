@@ -1,4 +1,4 @@
-/// Records as the JSON of their lines, and back. Field names are part of the file's form: see docs/tuning.md.
+/// Records as the JSON of their lines, and back. Field names are part of the file's form: see docs/wisdom.md.
 extension TunedCandidate {
   fileprivate var members: [(String, JSON)] {
     [
@@ -48,7 +48,7 @@ extension WisdomKey {
 extension WisdomRecord.Verdict {
   var members: [(String, JSON)] {
     [
-      ("winner", .object(winner.members)), ("rigor", .text(Configuration.TuneMode(rawValue: rigor)?.name)),
+      ("winner", .object(winner.members)), ("rigor", .text(TuneMode(rawValue: rigor)?.name)),
       ("weighed", .count(weighed)), ("plugin", .string(plugin)), ("build", .string(build)),
       ("library", .string(library)), ("date", .integer(date)), ("drift", .real(drift)), ("loaded", .bool(isLoaded)),
     ]
@@ -56,7 +56,7 @@ extension WisdomRecord.Verdict {
 
   fileprivate init(_ f: Fields) throws(WisdomFault) {
     let word = try f.text("rigor")
-    guard let rigor = Configuration.TuneMode.allCases.first(where: { $0.name == word }) else {
+    guard let rigor = TuneMode.allCases.first(where: { $0.name == word }) else {
       throw WisdomFault("its rigor is \"\(word.prefix(80))\"")
     }
     self.init(

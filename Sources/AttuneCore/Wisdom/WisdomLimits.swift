@@ -5,8 +5,8 @@ package enum WisdomLimits {
   /// Per CPU; beyond them the least founded and oldest go.
   package static let records = 4096, quarantine = 1024
   package static let cpus = 64, unknownLines = 1024
-  static let trials = 80, sizes = 64
-  static let cpu = 127, family = 4096, knobs = 320, build = 128, library = 31, problem = 8192, levels = 16
+  static let trials = 144, sizes = 16
+  static let cpu = 127, family = 4096, knobs = 128, build = 128, library = 31, problem = 8192, levels = 16
   static let dates: ClosedRange<Int64> = 0...253_402_300_799  // to the end of the year 9999
 }
 
@@ -23,7 +23,7 @@ enum WisdomCheck {
     try check(record.key)
     let v = record.verdict
     try check(v.winner, "winner")
-    try holds((1...Int32(Configuration.TuneMode.exhaustive.rawValue)).contains(v.rigor), "rigor", v.rigor)
+    try holds((1...TuneMode.exhaustive.rawValue).contains(v.rigor), "rigor", v.rigor)
     try holds((0...Limits.candidates).contains(v.weighed), "weighed", v.weighed)
     try holds(isText(v.plugin, Limits.name), "plugin", v.plugin)
     try holds(isText(v.build, WisdomLimits.build), "build", v.build)
@@ -83,7 +83,7 @@ enum WisdomCheck {
   private static func check(_ c: TunedCandidate, _ what: String) throws(WisdomFault) {
     try holds(!c.kernel.isEmpty && isText(c.kernel, Limits.name), what, c.kernel)
     try holds(isText(c.knobs, WisdomLimits.knobs), "knobs", c.knobs)
-    try holds(c.workers <= Configuration.maxWorkers, "workers", c.workers)
+    try holds(c.workers <= Limits.workers, "workers", c.workers)
   }
 
   private static func check(_ date: Int64) throws(WisdomFault) {

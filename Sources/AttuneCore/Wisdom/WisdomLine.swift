@@ -22,8 +22,7 @@ package enum WisdomLine {
   /// Without the line's end.
   package var bytes: [UInt8] {
     let json = Array(self.json.utf8)
-    let crc = String(CRC32C.of(json), radix: 16)
-    return Array((String(repeating: "0", count: 8 &- crc.utf8.count) + crc + " ").utf8) + json
+    return Array((CRC32C.text(CRC32C.of(json)) + " ").utf8) + json
   }
 
   private var json: String {

@@ -1,4 +1,3 @@
-import CRuntime
 import Glibc
 import Synchronization
 

@@ -54,7 +54,9 @@ private struct FakeMachine {
 
 @Suite struct ContestTests {
   /// Share of seeds whose winner is at most `band` slower than the best.
-  private func hits(_ times: [Double], sentinel: Int, seeds: UInt64 = 400, band: Double, _ disturb: (inout FakeMachine) -> Void)
+  private func hits(
+    _ times: [Double], sentinel: Int, seeds: UInt64 = 400, band: Double, _ disturb: (inout FakeMachine) -> Void
+  )
     -> Double
   {
     let best = times.min() ?? 1
@@ -145,10 +147,13 @@ private struct FakeMachine {
     var same = 0
     let times = [1000.0, 940, 930, 1200, 925]
     for seed in 0..<200 as Range<UInt64> {
-      var a = FakeMachine(times, seed: seed), b = FakeMachine(times, seed: seed &+ 1_000_000)
+      var a = FakeMachine(times, seed: seed)
+      var b = FakeMachine(times, seed: seed &+ 1_000_000)
       a.bursts = 0.02
       b.bursts = 0.02
-      guard let x = a.decide(sentinel: 0, seed: 9).winner, let y = b.decide(sentinel: 0, seed: 9).winner else { continue }
+      guard let x = a.decide(sentinel: 0, seed: 9).winner, let y = b.decide(sentinel: 0, seed: 9).winner else {
+        continue
+      }
       if x == y || abs(times[x] / times[y] - 1) <= 0.03 { same += 1 }
     }
     #expect(same >= 190)

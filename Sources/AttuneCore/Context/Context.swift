@@ -13,9 +13,12 @@ package final class Context: @unchecked Sendable {
   package let tuner: Tuner
   private let shapes: ShapeLog?
   let cache = RunCache()
-  private let callerParallelFor: (@convention(c) (
-    UnsafeMutableRawPointer?, Int64, Int64, attune_task_fn?, UnsafeMutableRawPointer?
-  ) -> attune_status)?
+  private let callerParallelFor:
+    (
+      @convention(c) (
+        UnsafeMutableRawPointer?, Int64, Int64, attune_task_fn?, UnsafeMutableRawPointer?
+      ) -> attune_status
+    )?
   private let callerUser: UnsafeMutableRawPointer?
   private let pool: Mutex<PoolHandle>
 
@@ -72,7 +75,9 @@ package final class Context: @unchecked Sendable {
         Tuner.Request(
           problem: request, registration: registration, bound: problem, resources: resources, workers: workers,
           mode: Configuration.TuneMode(rawValue: request.tuneMode) ?? configuration.tuneMode,
-          machine: { MachineRates.measure(isa: self.resources.isa.0, level: self.cpu.name, region: self.region(workers: workers)) })
+          machine: {
+            MachineRates.measure(isa: self.resources.isa.0, level: self.cpu.name, region: self.region(workers: workers))
+          })
       ) { bound, candidate, isChecked throws(Refusal) in
         try self.trialPlan(request, registration, bound, candidate, isChecked: isChecked)
       }
@@ -106,7 +111,8 @@ package final class Context: @unchecked Sendable {
 
   /// Threads start with the first plan that wants them.
   private func region(workers: UInt32) -> crt_region {
-    var r = crt_region(pool: nil, parallel_for: callerParallelFor, user: callerUser, cancel: nil, workers: workers, reserved: 0)
+    var r = crt_region(
+      pool: nil, parallel_for: callerParallelFor, user: callerUser, cancel: nil, workers: workers, reserved: 0)
     if workers > 1, callerParallelFor == nil {
       r.pool = pool.withLock { handle in
         if handle.pool == nil { handle.pool = crt_pool_create(resources.workers, Context.spin) }

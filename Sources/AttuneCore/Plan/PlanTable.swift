@@ -50,13 +50,17 @@ final class PlanTable {
   func find(_ key: UnsafeRawPointer, _ length: Int) -> UnsafeMutableRawPointer? {
     guard let raw = crt_load_acquire(current) else { return nil }
     let table = raw.assumingMemoryBound(to: Table.self)
-    let h = PlanTable.hash(key, length), mask = table.pointee.mask, slots = table.pointee.slots
+    let h = PlanTable.hash(key, length)
+    let mask = table.pointee.mask
+    let slots = table.pointee.slots
     var i = Int(truncatingIfNeeded: h) & mask
     while true {
       let slot = slots + i
       let known = UnsafeMutableRawPointer(slot).assumingMemoryBound(to: UnsafeMutableRawPointer?.self)
       guard let k = crt_load_acquire(known) else { return nil }
-      if slot.pointee.hash == h, slot.pointee.length == length, memcmp(k, key, length) == 0 { return slot.pointee.value }
+      if slot.pointee.hash == h, slot.pointee.length == length, memcmp(k, key, length) == 0 {
+        return slot.pointee.value
+      }
       i = (i &+ 1) & mask
     }
   }
@@ -72,7 +76,8 @@ final class PlanTable {
   }
 
   private static func put(
-    _ t: UnsafeMutablePointer<Table>, _ key: UnsafeMutableRawPointer, _ length: Int, _ h: UInt64, _ value: UnsafeMutableRawPointer
+    _ t: UnsafeMutablePointer<Table>, _ key: UnsafeMutableRawPointer, _ length: Int, _ h: UInt64,
+    _ value: UnsafeMutableRawPointer
   ) {
     var i = Int(truncatingIfNeeded: h) & t.pointee.mask
     while t.pointee.slots[i].key != nil { i = (i &+ 1) & t.pointee.mask }

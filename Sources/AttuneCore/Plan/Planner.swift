@@ -51,7 +51,8 @@ package struct Planner {
       if Int(s.minAlign) > least { return "needs tensors aligned to \(s.minAlign) bytes" }
     }
     if let when = k.when {
-      var env = problem.environment, fault = Fault()
+      var env = problem.environment
+      var fault = Fault()
       let holds = when.evaluate(&env, &fault)
       if fault.reason != .none { return "its condition \(when.text) has no value: \(fault.words)" }
       if holds == 0 { return "does not take this problem (\(when.text))" }
@@ -86,7 +87,8 @@ package struct Planner {
   func isWorthTrying(_ k: Kernel, _ knobs: [Int64]) -> Bool {
     guard let worth = k.knobWhen else { return true }
     for (j, v) in knobs.enumerated() where j < 8 { problem.storage.knobs[j] = v }
-    var env = problem.environment, fault = Fault()
+    var env = problem.environment
+    var fault = Fault()
     return worth.evaluate(&env, &fault) != 0 && fault.reason == .none
   }
 
@@ -96,7 +98,8 @@ package struct Planner {
     var env = problem.environment
     for (j, v) in knobs.enumerated() where j < 8 { problem.storage.knobs[j] = v }
     env.workers = Int64(workers)
-    let flops = try k.flops?.cold(&env, at) ?? problem.flops, bytes = try k.bytes?.cold(&env, at) ?? problem.bytes
+    let flops = try k.flops?.cold(&env, at) ?? problem.flops
+    let bytes = try k.bytes?.cold(&env, at) ?? problem.bytes
     let tasks = try k.tasks?.cold(&env, at)
     guard tasks ?? 0 >= 0, tasks ?? 0 < Int64.max / 4 else {
       throw Refusal(.shape, "", "\(at): kernel \(k.spec.name) has \(tasks ?? 0) tasks here")
@@ -131,9 +134,12 @@ package struct Planner {
     if parts.count == 2 {
       for item in parts[1].split(separator: ",") {
         let pair = item.split(separator: "=", maxSplits: 1)
-        guard pair.count == 2, let v = Int64(pair[1]), let j = k.spec.knobs.firstIndex(where: { $0.name == pair[0] }) else {
+        guard pair.count == 2, let v = Int64(pair[1]), let j = k.spec.knobs.firstIndex(where: { $0.name == pair[0] })
+        else {
           let known = k.spec.knobs.map(\.name).joined(separator: ", ")
-          throw Refusal(.param, "kernel", "\(at): kernel \(name) has no knob \(item); its knobs are \(known.isEmpty ? "none" : known)")
+          throw Refusal(
+            .param, "kernel",
+            "\(at): kernel \(name) has no knob \(item); its knobs are \(known.isEmpty ? "none" : known)")
         }
         guard k.spec.knobs[j].values.contains(v) else {
           let known = k.spec.knobs[j].values.map { String($0) }.joined(separator: " ")

@@ -34,7 +34,8 @@ package struct CandidateSpace {
       return [candidate.workers]
     }
     if planner.resources.areLent { return [1, planner.resources.workers] }
-    var counts: [UInt32] = [], n: UInt32 = 1
+    var counts: [UInt32] = []
+    var n: UInt32 = 1
     while n < workers {
       counts.append(n)
       n &*= 2

@@ -208,7 +208,8 @@ package struct Contest: Sendable {
 
   private func median(_ values: [Double]) -> Double? {
     guard !values.isEmpty else { return nil }
-    let sorted = values.sorted(), middle = sorted.count / 2
+    let sorted = values.sorted()
+    let middle = sorted.count / 2
     return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
   }
 

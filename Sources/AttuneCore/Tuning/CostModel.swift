@@ -24,7 +24,9 @@ package struct MachineRates: Sendable, Equatable {
     }
     use(record.peakGflops["avx512"], &avx512)
     use(record.peakGflops["avx2"] ?? record.peakGflops["avx512"].map { $0 / 2 }, &avx2)
-    use(record.peakGflops["sse4"] ?? record.peakGflops["avx2"].map { $0 / 4 } ?? record.peakGflops["avx512"].map { $0 / 8 }, &sse4)
+    use(
+      record.peakGflops["sse4"] ?? record.peakGflops["avx2"].map { $0 / 4 }
+        ?? record.peakGflops["avx512"].map { $0 / 8 }, &sse4)
     scalar = sse4 / 2
     use(record.l2, &l2)
     use(record.l3, &l3)
@@ -85,7 +87,8 @@ enum CostModel {
   ) -> Double {
     let known = kernel.spec.efficiency
     let share = known > 0 ? min(known, 1) : kernel.spec.isReference ? 0.01 : 0.25
-    var parallel = Double(workers), imbalance = 1.0
+    var parallel = Double(workers)
+    var imbalance = 1.0
     if let tasks {
       let n = Double(max(tasks, 1))
       parallel = min(parallel, n)

@@ -24,7 +24,8 @@ final class ShapeLog: Sendable {
       // One write to a file opened for appending: lines of several processes do not mix.
       let file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0o600)
       let text = line + "\n"
-      let written = file < 0 ? -1 : text.utf8.withContiguousStorageIfAvailable { write(file, $0.baseAddress, $0.count) } ?? -1
+      let written =
+        file < 0 ? -1 : text.utf8.withContiguousStorageIfAvailable { write(file, $0.baseAddress, $0.count) } ?? -1
       if file >= 0 { close(file) }
       if written != text.utf8.count {
         state.isBroken = true

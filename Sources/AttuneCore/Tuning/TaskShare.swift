@@ -16,7 +16,8 @@ private struct Share {
   /// Tasks of the piece that stands for a stretch. Multiples of the golden ratio fill an interval evenly.
   static func range(_ stretch: Int64, _ tasks: Int64, _ grain: Int64, _ every: Int64) -> (begin: Int64, end: Int64) {
     let pieces = (tasks + grain - 1) / grain
-    let first = stretch * every, length = min(every, pieces - first)
+    let first = stretch * every
+    let length = min(every, pieces - first)
     let golden = 0.5 + Double(stretch) * 0.6180339887498949
     let offset = min(length - 1, Int64(Double(length) * (golden - golden.rounded(.down))))
     let begin = (first + max(offset, 0)) * grain

@@ -30,7 +30,8 @@ final class TrialMemory {
   init(_ problem: BoundProblem, seed: UInt64) throws(Refusal) {
     self.problem = problem
     for t in problem.order {
-      let shape = problem.shape(t), dtype = problem.dtype(t)
+      let shape = problem.shape(t)
+      let dtype = problem.dtype(t)
       guard let count = Binder.byteCount(shape, dtype.rawValue), let bytes = Int(exactly: count),
         bytes < Int.max / 4
       else { throw Refusal(.noMemory, "", "no memory for a trial") }
@@ -110,7 +111,9 @@ final class TrialMemory {
   }
 
   private static let untouched = [UInt8](repeating: pattern, count: zone)
-  private static func isIntact(_ zone: UnsafeMutableRawPointer) -> Bool { memcmp(zone, untouched, untouched.count) == 0 }
+  private static func isIntact(_ zone: UnsafeMutableRawPointer) -> Bool {
+    memcmp(zone, untouched, untouched.count) == 0
+  }
 
   /// A number that changes with any input byte.
   var inputSum: UInt64 {
@@ -168,7 +171,8 @@ struct TrialOutput {
   /// Elements that differ from `want` by more than the tolerance: |got - want| <= atol max|want| + rtol |want|.
   func violations(of want: TrialOutput, _ tolerance: Descriptor.Tolerance) -> Int {
     guard count == want.count else { return max(count, 1) }
-    let mine = values(), theirs = want.values()
+    let mine = values()
+    let theirs = want.values()
     guard isFloat else { return zip(mine, theirs).reduce(0) { $0 + ($1.0 == $1.1 ? 0 : 1) } }
     let scale = theirs.reduce(0) { $1.isFinite ? max($0, abs($1)) : $0 }
     var wrong = 0

@@ -37,7 +37,8 @@ final class TrialRunner {
   /// One sample of a candidate, in nanoseconds of one whole call. `longest`: if a call takes longer, only an even
   /// choice of its tasks is run and the time scaled up; 0 never does that.
   func time(_ c: Candidate, longest: Double) -> Outcome {
-    let isWhole = longest <= 0, at: Int
+    let isWhole = longest <= 0
+    let at: Int
     if let known = lanes.firstIndex(where: { $0.isWhole == isWhole && $0.candidate.isSame(c) }) {
       at = known
     } else {
@@ -107,7 +108,8 @@ final class TrialJudge {
     inputSum = memory.inputSum
     var record = ErrorRecord.empty
     if let (_, reason) = try makePlan(problem, reference, true).failure(memory, &record) {
-      throw Refusal(.internal, "", "\(problem.op.id) \(problem.entry.name): REFERENCE failed: \(reason)", source: .kernel)
+      throw Refusal(
+        .internal, "", "\(problem.op.id) \(problem.entry.name): REFERENCE failed: \(reason)", source: .kernel)
     }
     wanted = memory.outputs()
   }
@@ -135,7 +137,8 @@ extension TrialMemory {
   func complaint(_ wanted: [TrialOutput]) -> Failure? {
     let tolerances = problem.op.descriptor.tolerances
     let tolerance =
-      tolerances.first { $0.dtype == problem.storageType } ?? tolerances.first ?? Descriptor.Tolerance(rtol: 1e-3, atol: 1e-3)
+      tolerances.first { $0.dtype == problem.storageType } ?? tolerances.first
+      ?? Descriptor.Tolerance(rtol: 1e-3, atol: 1e-3)
     for (got, want) in zip(outputs(), wanted) {
       let wrong = got.violations(of: want, tolerance)
       // A near-tie that falls the other way changes a row of an operator that selects.
@@ -185,7 +188,8 @@ extension Plan {
       tensors.withUnsafeBufferPointer { tensors in
         var call = Call(
           plan: UnsafePointer(record), tensors: tensors.baseAddress, references: nil, referenceStride: 0,
-          problemParams: attune_span(), params: attune_span(), workspace: nil, workspaceBytes: 0, cancel: nil, stream: nil,
+          problemParams: attune_span(), params: attune_span(), workspace: nil, workspaceBytes: 0, cancel: nil,
+          stream: nil,
           error: error)
         return Execute.run(&call)
       }

@@ -31,7 +31,8 @@ package final class Tuner: Sendable {
     self.wisdom = wisdom
     log = configuration.log
     let directories = SearchPath(configuration).directories
-    trusted = Set(directories.filter { $0.origin == .library || $0.origin == .system }.compactMap { Path.resolved($0.path) })
+    trusted = Set(
+      directories.filter { $0.origin == .library || $0.origin == .system }.compactMap { Path.resolved($0.path) })
     isOwnBudget = configuration.tuneBudgetMicroseconds != nil
     budget = configuration.tuneBudgetMicroseconds.map { Budget(ns: Double($0) * 1000) } ?? Tuner.shared
   }
@@ -55,7 +56,9 @@ package final class Tuner: Sendable {
   }
 
   /// - makePlan: a plan of one candidate that computes on given memory.
-  package func choose(_ r: Request, makePlan: @escaping (BoundProblem, Candidate, Bool) throws(Refusal) -> Plan) throws(Refusal) -> Choice {
+  package func choose(_ r: Request, makePlan: @escaping (BoundProblem, Candidate, Bool) throws(Refusal) -> Plan)
+    throws(Refusal) -> Choice
+  {
     let space = space(r, r.bound)
     let defaults = try space.defaultsOrRefusal()
     if r.mode == .off { return Choice.defaulted(defaults) }
@@ -72,7 +75,8 @@ package final class Tuner: Sendable {
 
   private func space(_ r: Request, _ problem: BoundProblem) -> CandidateSpace {
     CandidateSpace(
-      Planner(problem, r.resources), r.problem, workers: r.workers, barred: Set(barred(r.registration, r.bound.entry).keys))
+      Planner(problem, r.resources), r.problem, workers: r.workers,
+      barred: Set(barred(r.registration, r.bound.entry).keys))
   }
 
   /// Kernels of an entry that this build of the plugin must not use. One bad setting is enough.
@@ -87,7 +91,8 @@ package final class Tuner: Sendable {
   ) {
     wisdom.quarantine(
       QuarantineRecord(
-        op: registration.op.id, entry: entry, plugin: registration.plugin.id, build: registration.plugin.build, candidate: c,
+        op: registration.op.id, entry: entry, plugin: registration.plugin.id, build: registration.plugin.build,
+        candidate: c,
         reason: status, key: problem, date: crt_wall_seconds()))
   }
 
@@ -146,7 +151,9 @@ package final class Tuner: Sendable {
     guard watcher != nil || trusted.contains(Path.directory(of: file)) else {
       return notMeasured(space, "\(file) is not in the library's own plugin folder; attune tune measures it")
     }
-    guard let limits = limits(r, isWatched: watcher != nil) else { return notMeasured(space, "the time for it is used up") }
+    guard let limits = limits(r, isWatched: watcher != nil) else {
+      return notMeasured(space, "the time for it is used up")
+    }
     guard fits(target.largest, defaults) else { return notMeasured(space, "that would take too much memory") }
     return Tuner.turn.withLock(patienceNs: Tuner.patienceNs) { () -> Choice? in
       if let known = recall(target, space, defaults, rigor: r.mode) { return known }
@@ -155,11 +162,14 @@ package final class Tuner: Sendable {
       let large = self.space(r, target.largest)
       learnMachine(r)
       let old = wisdom.find(target.key)
-      guard let candidates = try? large.defaultsOrRefusal(), let first = candidates.min(by: { $0.estimate < $1.estimate })
+      guard let candidates = try? large.defaultsOrRefusal(),
+        let first = candidates.min(by: { $0.estimate < $1.estimate })
       else { return nil }
       // Only what a record of this rigor does not know yet, next to its winner.
       let isUpdate = (old?.rigor ?? 0) >= r.mode.rawValue
-      let fresh = old.flatMap { record in isUpdate ? candidates.filter { large.unmeasured(record).contains($0.kernel) } : nil }
+      let fresh = old.flatMap { record in
+        isUpdate ? candidates.filter { large.unmeasured(record).contains($0.kernel) } : nil
+      }
       let incumbent = old.flatMap { large.planner.candidate($0.winner, r.problem) }
       do throws(Refusal) {
         var session = try TuningSession(
@@ -190,7 +200,8 @@ package final class Tuner: Sendable {
     _ r: Request, _ target: TuningTarget, _ barred: [(candidate: TunedCandidate, status: Trial.Status, reason: String)]
   ) {
     for (candidate, status, reason) in barred {
-      log(.warning, "\(r.bound.op.id) \(r.bound.entry.name): kernel \(candidate.kernel) is not used any more: \(reason)")
+      log(
+        .warning, "\(r.bound.op.id) \(r.bound.entry.name): kernel \(candidate.kernel) is not used any more: \(reason)")
       bar(candidate, r.registration, entry: r.bound.entry.name, status: status, problem: target.key.family)
     }
   }
@@ -227,7 +238,8 @@ package final class Tuner: Sendable {
   private func fits(_ problem: BoundProblem, _ defaults: [Candidate]) -> Bool {
     guard let bytes = TrialMemory.bytes(problem) else { return false }
     let workspace = defaults.map(\.workspace).max() ?? 0
-    let pages = sysconf(Int32(_SC_AVPHYS_PAGES)), size = sysconf(Int32(_SC_PAGESIZE))
+    let pages = sysconf(Int32(_SC_AVPHYS_PAGES))
+    let size = sysconf(Int32(_SC_PAGESIZE))
     guard pages > 0, size > 0 else { return bytes < 1 << 30 }
     return bytes &+ workspace < UInt64(pages) / 4 &* UInt64(size)
   }
@@ -246,7 +258,8 @@ extension CandidateSpace {
   func unmeasured(_ record: WisdomRecord) -> [Int] {
     kernels.filter { i in
       let k = planner.problem.entry.kernels[i].spec
-      return !k.isReference && !record.trials.contains { $0.candidate.kernel == k.name && $0.candidate.revision == k.revision }
+      return !k.isReference
+        && !record.trials.contains { $0.candidate.kernel == k.name && $0.candidate.revision == k.revision }
     }
   }
 

@@ -187,7 +187,8 @@ struct TuningSession {
   private mutating func confirmed(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
     var ratios: [Double] = []
     for _ in 0..<3 {
-      guard case .took(let a, _) = runner.time(sentinel, longest: 0), case .took(let b, _) = runner.time(best, longest: 0)
+      guard case .took(let a, _) = runner.time(sentinel, longest: 0),
+        case .took(let b, _) = runner.time(best, longest: 0)
       else { return sentinel }
       ratios.append(b / a)
       if crt_now_ns() > deadline, ratios.count > 1 { break }
@@ -334,7 +335,8 @@ extension Planner {
   package func name(_ c: Candidate) -> TunedCandidate {
     let k = problem.entry.kernels[c.kernel].spec
     return TunedCandidate(
-      kernel: k.name, revision: k.revision, knobs: zip(k.knobs, c.knobs).map { "\($0.name)=\($1)" }.joined(separator: ","),
+      kernel: k.name, revision: k.revision,
+      knobs: zip(k.knobs, c.knobs).map { "\($0.name)=\($1)" }.joined(separator: ","),
       workers: c.workers)
   }
 

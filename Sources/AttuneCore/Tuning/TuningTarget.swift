@@ -13,7 +13,8 @@ package struct TuningTarget {
 
   package init(_ problem: BoundProblem, _ request: Problem, _ resources: Resources, workers: UInt32) {
     let own = problem.givenTensors
-    var largest = problem, tensors = own
+    var largest = problem
+    var tensors = own
     if let classed = problem.tensorsOfBucket(own),
       let bound = try? Binder.bind(op: problem.op, entry: problem.entry.name, tensors: classed, params: request.params)
     {
@@ -28,7 +29,8 @@ package struct TuningTarget {
   private static func key(
     _ problem: BoundProblem, _ request: Problem, _ resources: Resources, _ workers: UInt32
   ) -> WisdomKey {
-    let entry = problem.entry, op = problem.op
+    let entry = problem.entry
+    let op = problem.op
     var words: [String] = ["\(op.id) \(op.descriptor.version.major).\(op.descriptor.version.minor)", entry.name]
     if request.isDeterministic { words.append("deterministic") }
     if request.allowsReduced { words.append("reduced") }
@@ -41,7 +43,8 @@ package struct TuningTarget {
       let v = problem.storage.params[i]
       words.append("\(p.name)=\(p.kind == .f64 ? "\(v.f)" : "\(v.i)")")
     }
-    var exact: [String] = [], sizes: [WisdomKey.Size] = []
+    var exact: [String] = []
+    var sizes: [WisdomKey.Size] = []
     for (i, name) in entry.symbols.enumerated() {
       guard let size = problem.symbol(i), entry.derived >> UInt64(i) & 1 == 0 else { continue }
       if entry.buckets.contains(where: { $0.symbol == i && $0.rule != .exact }) {

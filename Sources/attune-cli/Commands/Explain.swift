@@ -45,7 +45,8 @@ struct Explain: ParsableCommand {
     say("\(line.label)\nruns \(e.chosen.kernel)\(knobs) on \(e.chosen.workers) thread(s): \(e.reason)")
     let sizes = e.key.sizes.map { "\($0.name)=\($0.value)" }.joined(separator: ",")
     if !e.isExact { say("measured for the largest problem of its class: \(sizes)") }
-    var table = Table("", "KERNEL", "THREADS", "TIME", "RATIO", "MODEL", "ROUNDS", "STATUS", "KNOBS", right: [2, 3, 4, 5, 6])
+    var table = Table(
+      "", "KERNEL", "THREADS", "TIME", "RATIO", "MODEL", "ROUNDS", "STATUS", "KNOBS", right: [2, 3, 4, 5, 6])
     for l in e.lines {
       let t = l.trial
       table.add(

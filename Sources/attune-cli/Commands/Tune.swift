@@ -60,7 +60,9 @@ struct Tune: ParsableCommand {
     let units: [(String, Double)] = [("ms", 1e3), ("us", 1), ("s", 1e6), ("m", 60e6), ("h", 3600e6)]
     for (unit, factor) in units where text.hasSuffix(unit) {
       guard let x = Double(text.dropLast(unit.count)) else { break }
-      guard x > 0, x * factor >= 1, x * factor < 1e15 else { throw Failure("\(option) \(text): expected more than nothing") }
+      guard x > 0, x * factor >= 1, x * factor < 1e15 else {
+        throw Failure("\(option) \(text): expected more than nothing")
+      }
       return UInt64(x * factor)
     }
     throw Failure("\(option) \(text): write a time with its unit, as 500ms, 30s or 10m")
@@ -89,7 +91,9 @@ struct Tune: ParsableCommand {
   private func threadCounts() throws -> [Int?] {
     guard let threads else { return [nil] }
     return try threads.split(separator: ",").map { word in
-      guard let n = Int(word), (1...1024).contains(n) else { throw Failure("--threads \(threads): expected numbers from 1 to 1024") }
+      guard let n = Int(word), (1...1024).contains(n) else {
+        throw Failure("--threads \(threads): expected numbers from 1 to 1024")
+      }
       return n
     }
   }
@@ -100,7 +104,7 @@ struct Tune: ParsableCommand {
       return try ops.flatMap { op in
         let description = try context.op(op)
         var values: [String: Scalar] = [:]
-        for text in params { 
+        for text in params {
           let p = try Parameter.parse(text, for: description)
           values[p.name] = p.scalar
         }

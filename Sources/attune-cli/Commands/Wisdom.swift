@@ -46,7 +46,8 @@ struct WisdomShow: ParsableCommand {
   func run() throws {
     let own = try OwnWisdom()
     guard let source = try own.file(file) else {
-      return output.json ? say(document(WisdomFile.Contents(), own, path: own.store.status.path).text) : say("nothing yet")
+      return output.json
+        ? say(document(WisdomFile.Contents(), own, path: own.store.status.path).text) : say("nothing yet")
     }
     let contents = try read(source)
     if output.json { return say(document(contents, own, path: source.path).text) }

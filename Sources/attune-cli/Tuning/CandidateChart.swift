@@ -11,7 +11,10 @@ struct CandidateChart {
     let times = lines.map { line in line.trial.map(\.medianNs).flatMap { $0 > 0 ? $0 : nil } ?? line.estimate }
     // Beyond four times the best a longer bar says nothing more.
     let most = min(times.max() ?? 1, 4 * (times.min() ?? 1))
-    let row = 22, left = 330, width = 420, top = 56
+    let row = 22
+    let left = 330
+    let width = 420
+    let top = 56
     var out = """
       <svg xmlns="http://www.w3.org/2000/svg" width="\(left + width + 110)" height="\(top + row * max(lines.count, 1) + 20)" \
       font-family="sans-serif" font-size="12">
@@ -21,7 +24,8 @@ struct CandidateChart {
 
       """
     for (i, line) in lines.enumerated() {
-      let y = top + i * row, ns = times[i]
+      let y = top + i * row
+      let ns = times[i]
       let isChosen = line.candidate == explanation.chosen
       let length = max(2, Int(Double(width) * min(ns / max(most, 1), 1)))
       let color = isChosen ? "#1b7837" : line.trial?.status == .ok ? "#7b9bb5" : "#c9c9c9"

@@ -11,7 +11,8 @@ struct Progress {
 
   func show(done: Int, _ what: String) {
     guard isShown else { return }
-    let width = 24, full = width * done / total
+    let width = 24
+    let full = width * done / total
     let bar = String(repeating: "#", count: full) + String(repeating: ".", count: width - full)
     let spent = Double(crt_now_ns() &- begin) / 1e9
     let left = done > 0 ? ", \(fixed(spent / Double(done) * Double(total - done), 0)) s left" : ""

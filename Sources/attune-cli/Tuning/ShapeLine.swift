@@ -43,7 +43,9 @@ struct ShapeLine: Codable, Hashable {
   init(
     op: String, entry: String, shape: String, extras: String, dtype: String, params: [String: Scalar], threads: Int?
   ) {
-    (self.op, self.entry, self.shape, self.dtype, self.params, self.threads) = (op, entry, shape, dtype, params, threads)
+    (self.op, self.entry, self.shape, self.dtype, self.params, self.threads) = (
+      op, entry, shape, dtype, params, threads
+    )
     self.extras = extras.isEmpty ? nil : extras
   }
 
@@ -101,7 +103,9 @@ struct ShapeLine: Codable, Hashable {
       throw Failure("tensor \(name) should be [\"TYPE\", extents...]")
     }
     let shape = try fields.dropFirst().map { field in
-      guard case .integer(let extent) = field, extent >= 0 else { throw Failure("tensor \(name): \(field) is no extent") }
+      guard case .integer(let extent) = field, extent >= 0 else {
+        throw Failure("tensor \(name): \(field) is no extent")
+      }
       return extent
     }
     let isOutput = entry.tensorIndex(name).map { entry.tensors[$0].isOutput } ?? false
@@ -111,7 +115,8 @@ struct ShapeLine: Codable, Hashable {
   /// The lines of a file, and what is wrong with those that are none: "line 3: ...".
   static func read(_ path: String) throws -> (lines: [ShapeLine], complaints: [String]) {
     let text = String(decoding: try File.read(path), as: UTF8.self)
-    var lines: [ShapeLine] = [], complaints: [String] = []
+    var lines: [ShapeLine] = []
+    var complaints: [String] = []
     for (i, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
       if line.allSatisfy({ $0 == " " || $0 == "\t" || $0 == "\r" }) { continue }
       do {

@@ -37,7 +37,8 @@ struct Supervisor {
   mutating func tune(_ line: ShapeLine) throws -> Verdict {
     for _ in 0..<Supervisor.mostDeaths {
       var worker = try WorkerProcess(line, wisdom: wisdom, mode: mode, budget: budget)
-      var last: TunedCandidate?, verdict: Verdict?
+      var last: TunedCandidate?
+      var verdict: Verdict?
       reading: while true {
         switch worker.next(patienceMs: last == nil ? max(patience, Supervisor.preparationMs) : patience) {
         case .line(let fields):
@@ -86,7 +87,9 @@ struct Supervisor {
   }
 
   private func outcome(_ f: [String]) -> Outcome? {
-    guard f.count >= 8, let source = UInt32(f[0]), let rigor = UInt32(f[1]), let winner = candidate(f[2...]) else { return nil }
+    guard f.count >= 8, let source = UInt32(f[0]), let rigor = UInt32(f[1]), let winner = candidate(f[2...]) else {
+      return nil
+    }
     return Outcome(source: source, rigor: rigor, winner: winner, ns: Double(f[6]) ?? 0, defaultNs: Double(f[7]) ?? 0)
   }
 }
@@ -106,7 +109,8 @@ struct WorkerProcess {
   init(_ line: ShapeLine, wisdom: String?, mode: Int32, budget: UInt64) throws {
     var words = ["attune", "tune-worker", "--mode", "\(mode)", "--budget", "\(budget)"]
     if let wisdom { words += ["--wisdom", wisdom] }
-    var input: [Int32] = [-1, -1], result: [Int32] = [-1, -1]
+    var input: [Int32] = [-1, -1]
+    var result: [Int32] = [-1, -1]
     guard pipe(&input) == 0, pipe(&result) == 0 else {
       throw Failure("no pipe to a worker process: \(File.reason())")
     }

@@ -30,19 +30,23 @@ struct TuneWorker: ParsableCommand {
     do {
       var problem = try line.problem(context)
       problem.budget = budget
-      try context.core.tuner.setWatcher(Tuner.Watcher { event in
-        switch event {
-        case .begins(let c): TuneWorker.tell(.begin, TuneWorker.fields(c))
-        case .measured(let t):
-          TuneWorker.tell(.trial, TuneWorker.fields(t.candidate) + [t.status.rawValue, "\(t.medianNs)", "\(t.ratio)"])
-        case .barred(let c, let status, let reason): TuneWorker.tell(.barred, TuneWorker.fields(c) + [status.rawValue, reason])
-        }
-      })
+      try context.core.tuner.setWatcher(
+        Tuner.Watcher { event in
+          switch event {
+          case .begins(let c): TuneWorker.tell(.begin, TuneWorker.fields(c))
+          case .measured(let t):
+            TuneWorker.tell(
+              .trial, TuneWorker.fields(t.candidate) + [t.status.rawValue, "\(t.medianNs)", "\(t.ratio)"])
+          case .barred(let c, let status, let reason):
+            TuneWorker.tell(.barred, TuneWorker.fields(c) + [status.rawValue, reason])
+          }
+        })
       let e = try problem.withRecord { try context.explain($0) }
       let standard = e.record.flatMap { r in r.trials.first { $0.ratio == 1 } }
       let own = e.record.flatMap { r in r.trials.first { $0.candidate == e.chosen } }
       TuneWorker.tell(
-        .plan, ["\(e.choice.source)", "\(e.choice.rigor)"] + TuneWorker.fields(e.chosen)
+        .plan,
+        ["\(e.choice.source)", "\(e.choice.rigor)"] + TuneWorker.fields(e.chosen)
           + ["\(own?.medianNs ?? e.choice.expectedNs)", "\(standard?.medianNs ?? 0)"])
     } catch let error as LibraryError {
       TuneWorker.tell(.refused, ["\(error.name): \(error.message)"])

@@ -46,7 +46,8 @@ struct WisdomShow: ParsableCommand {
   func run() throws {
     let own = try OwnWisdom()
     guard let source = try own.file(file) else {
-      return output.json ? say(document(WisdomFile.Contents(), own, path: own.store.status.path).text) : say("nothing yet")
+      return output.json
+        ? say(document(WisdomFile.Contents(), own, path: own.store.status.path).text) : say("nothing yet")
     }
     let contents = try read(source)
     if output.json { return say(document(contents, own, path: source.path).text) }
@@ -171,7 +172,7 @@ struct WisdomMerge: ParsableCommand {
       book.join(contents.book)
     }
     do {
-      let merged = try WisdomFile(path: out).update(makesDirectory: false) { $0.join(book) }
+      let merged = try WisdomFile(path: out).update { $0.join(book) }
       let records = merged.book.shelves.values.reduce(0) { $0 + $1.count }
       let document: JSON = ["path": .string(out), "records": JSON(records), "damaged": JSON(damaged)]
       say(output.json ? document.text : "\(out): \(records) records")

@@ -8,7 +8,9 @@ import Testing
     let key = WisdomKey(op: "nsa", family: "f", sizes: [])
     var draw = WisdomDraw(seed: 1)
     for _ in 0..<3000 {
-      let (a, b, c) = (draw.record(key: key).canonical, draw.record(key: key).canonical, draw.record(key: key).canonical)
+      let (a, b, c) = (
+        draw.record(key: key).canonical, draw.record(key: key).canonical, draw.record(key: key).canonical
+      )
       #expect(a.joined(b) == b.joined(a))
       #expect(a.joined(b).joined(c) == a.joined(b.joined(c)))
       #expect(a.joined(a) == a)

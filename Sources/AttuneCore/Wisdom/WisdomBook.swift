@@ -143,7 +143,8 @@ package struct WisdomBook: Equatable, Sendable {
   /// Holds a book in memory to the limits, with some room, so that a full one is not sorted for every record.
   mutating func trim() {
     let slack = WisdomLimits.records / 8
-    for (_, shelf) in shelves where shelf.count > WisdomLimits.records &+ slack
+    for (_, shelf) in shelves
+    where shelf.count > WisdomLimits.records &+ slack
       || shelf.quarantine.count > WisdomLimits.quarantine &+ slack
     {
       self = limited
@@ -171,4 +172,3 @@ package struct WisdomBook: Equatable, Sendable {
     return out
   }
 }
-

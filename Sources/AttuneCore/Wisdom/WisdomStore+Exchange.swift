@@ -42,7 +42,12 @@ extension WisdomStore {
   /// Writes everything known, the read-only files included, to a file of its own. E_IO.
   package func export(to path: String) throws(Refusal) {
     read()
-    flush()
+    let fault = save(isPatient: true, isForced: true)
+    if let file, let own = Path.resolved(file.path), own == Path.resolved(path) {
+      // Replacing it would lose what others write meanwhile; it has just been brought up to date.
+      if let fault { throw fault.refusal }
+      return
+    }
     let book = withMemory { m in
       var book = m.book
       for other in m.readOnly { book.join(other.book) }

@@ -22,7 +22,7 @@ import Testing
     }
     let bytes = folder.bytes(of: "good")
     #expect(bytes.indices.contains { bytes[$0...].starts(with: digits) }, "the file does not say so")
-    #expect(Registry(folder).record("attune_good.so")?.plugin?.build == build)
+    #expect(Registry(folder).record("attune_copy.so")?.plugin?.build == build)
   }
 
   @Test func withoutOneTheBytesCount() throws {

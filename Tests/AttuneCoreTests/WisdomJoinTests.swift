@@ -96,6 +96,19 @@ import Testing
     #expect(store.find(again.key)?.winner.kernel == "other")
   }
 
+  @Test func aFileThatWouldBeTooLargeGivesUpTheLeastFounded() {
+    var book = WisdomBook()
+    for n in 0..<20 {
+      book.add(.tuned(cpu: "here", sampleRecord(Int64(n), rigor: n == 3 ? 5 : 4, date: 1000 + Int64(n))))
+    }
+    let whole = book.file
+    #expect(book.file(limit: whole.count) == whole)
+    let half = book.file(limit: whole.count / 2)
+    #expect(half.count <= whole.count / 2 && half.count > whole.count / 3)
+    let text = String(decoding: half, as: UTF8.self)
+    #expect(text.contains(#"{"Nk": 3}"#) && text.contains(#"{"Nk": 19}"#) && !text.contains(#"{"Nk": 4}"#))
+  }
+
   @Test func aFullBookGivesUpTheLeastFounded() {
     var book = WisdomBook()
     for n in 0..<Int64(WisdomLimits.records + 10) {

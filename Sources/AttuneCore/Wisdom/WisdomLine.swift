@@ -1,5 +1,6 @@
-/// One line of a file of wisdom: `<crc32c> {"schema": 1, "kind": ...}`, eight lower-case hex digits of the bytes between
-/// the blank and the end of the line. Every line stands for itself, so damage costs no more than the lines it hits.
+/// One line of a file of wisdom: `<crc32c> {"schema": 1, "kind": ...}`, eight lower-case hex digits of the bytes
+/// between the blank and the end of the line. Every line stands for itself, so damage costs no more than the lines it
+/// hits.
 package enum WisdomLine {
   case header
   case tuned(cpu: String, WisdomRecord)

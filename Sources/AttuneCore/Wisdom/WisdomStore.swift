@@ -47,8 +47,8 @@ package final class WisdomStore: @unchecked Sendable {
   let diskLock = ProcessLock()
 
   /// path nil: memory only, because of `absence`. readOnly: searched after the own file, never written. cpu: whose
-  /// records count. makesDirectory: the file's directory is the library's own and made when it is missing. Reads nothing
-  /// yet.
+  /// records count. makesDirectory: the file's directory is the library's own and made when it is missing. Reads
+  /// nothing yet.
   package init(
     path: String?, readOnly: [String], cpu: String, log: Log, makesDirectory: Bool = false,
     absence: String = "no file was asked for"

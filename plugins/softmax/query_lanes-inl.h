@@ -117,7 +117,7 @@ class QueryLanes {
     if (!rows.at) return;
     if (end > n) end = n;
     for (size_t j = begin; j < end; j++) {
-      for (size_t e = p * 16; e < width; e += panels_ * 16) hwy::Prefetch(rows.at + j * rows.ld + e);
+      for (size_t e = p * 16; e < width; e += panels_ * 16) __builtin_prefetch(rows.at + j * rows.ld + e, 0, 2);
     }
   }
 

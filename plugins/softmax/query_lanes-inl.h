@@ -28,7 +28,15 @@ constexpr int kLaneTileRows = kTileRows;
 class QueryLanes {
  public:
   QueryLanes(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows)
-      : c_(c), w_(w), s_(s), head_(head), first_(first), rows_(rows), panels_((rows + kPanel - 1) / kPanel) {}
+      : c_(c),
+        w_(w),
+        s_(s),
+        group_(c.Group()),
+        head_(head * group_),
+        query_(first / group_),
+        member_(first % group_),
+        rows_(rows),
+        panels_((rows + kPanel - 1) / kPanel) {}
 
   void Run() {
     const Interval seen = Start();
@@ -50,8 +58,17 @@ class QueryLanes {
     size_t ld;
   };
 
-  int64_t Query(size_t r) const { return (first_ + int64_t(r)) / c_.Group(); }
-  int64_t Head(size_t r) const { return head_ * c_.Group() + (first_ + int64_t(r)) % c_.Group(); }
+  // Calls f(row of the panel, head, query) for the rows of panel p in order. Divisions once, not per row.
+  template <class F>
+  void ForEachRow(size_t p, F f) const {
+    const size_t first = p * kPanel, n = rows_ - first < kPanel ? rows_ - first : kPanel;
+    const int64_t at = member_ + int64_t(first);
+    int64_t query = query_ + at / group_, member = at % group_;
+    for (size_t i = 0; i < n; i++) {
+      f(i, head_ + member, query);
+      if (++member == group_) member = 0, query++;
+    }
+  }
 
   // A tile's rows are equally far apart wherever they may be read in place.
   int64_t TileEnd(int64_t from, int64_t to) const {
@@ -61,31 +78,46 @@ class QueryLanes {
 
   // Transposes the queries, finds what each sees, clears the state. Returns the keys that any row sees.
   Interval Start() {
-    const float scale = float(c_.scale * kLog2E);
-    const int64_t size = c_.q.view.DType() == ATTUNE_F32 ? 4 : 2;
-    Interval all = {INT64_MAX, INT64_MIN};
+    Interval seen = {INT64_MAX, INT64_MIN};
     for (size_t p = 0; p < panels_; p++) {
-      const float* pointers[kPanel];
-      for (size_t i = 0; i < kPanel; i++) {
-        const size_t r = p * kPanel + i;
-        w_.visible[r] = {0, 0};
-        pointers[i] = w_.tile.zero;
-        if (r >= rows_) continue;
-        float* row = w_.tile.rows + i * w_.ld_q;
-        pointers[i] = row;
-        const int64_t at = c_.QueryAt(c_.q, s_, Head(r), Query(r));
-        kit::WithFloatType(c_.q.view.DType(), static_cast<const char*>(c_.q.view.Data()) + at * size,
-                           [&](const auto* x) { kit::Widen(x, c_.D, scale, row); });
-        const Interval v = w_.visible[r] = VisibleKeys(c_, s_, Query(r));
-        if (v.end <= v.begin) continue;
-        if (v.begin < all.begin) all.begin = v.begin;
-        if (v.end > all.end) all.end = v.end;
-      }
-      kit::TransposeToPanel(pointers, c_.D, w_.q + p * kPanel * w_.ld_q);
+      LoadQueries(p);
+      Interval any = {INT64_MAX, INT64_MIN}, all = {INT64_MIN, INT64_MAX};
+      for (size_t i = 0; i < kPanel; i++) w_.visible[p * kPanel + i] = {0, 0};
+      ForEachRow(p, [&](size_t i, int64_t, int64_t query) {
+        const Interval v = w_.visible[p * kPanel + i] = VisibleKeys(c_, s_, query);
+        if (v.end <= v.begin) return;  // an empty row: its result is not used
+        any = {v.begin < any.begin ? v.begin : any.begin, v.end > any.end ? v.end : any.end};
+        all = {v.begin > all.begin ? v.begin : all.begin, v.end < all.end ? v.end : all.end};
+      });
+      any_[p] = any, all_[p] = all;
+      seen = {any.begin < seen.begin ? any.begin : seen.begin, any.end > seen.end ? any.end : seen.end};
     }
     for (size_t r = 0; r < panels_ * kPanel; r++) w_.m[r] = -INFINITY, w_.sum[r] = 0;
     memset(w_.o, 0, sizeof(float) * panels_ * kPanel * w_.ld_o);
-    return all;
+    return seen;
+  }
+
+  HWY_NOINLINE void LoadQueries(size_t p) const {
+    const float scale = float(c_.scale * kLog2E);
+    const float* pointers[kPanel];
+    float* panel = w_.q + p * kPanel * w_.ld_q;
+    const int dtype = c_.q.view.DType();
+    for (size_t i = 0; i < kPanel; i++) pointers[i] = w_.tile.zero;
+    ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
+      const int64_t at = c_.QueryAt(c_.q, s_, head, query);
+      kit::WithFloatType(dtype, static_cast<const char*>(c_.q.view.Data()) + at * (dtype == ATTUNE_F32 ? 4 : 2),
+                         [&](const auto* x) {
+                           if constexpr (sizeof(*x) == sizeof(float)) {
+                             pointers[i] = x;
+                           } else {
+                             float* row = w_.tile.rows + i * w_.ld_q;
+                             kit::Widen(x, c_.D, 1.0f, row);
+                             pointers[i] = row;
+                           }
+                         });
+    });
+    kit::TransposeToPanel(pointers, c_.D, panel);
+    kit::ScaleRow(panel, kPanel * c_.D, scale);
   }
 
   bool InPlace(const KeyRows& rows, int64_t j) const {
@@ -125,21 +157,10 @@ class QueryLanes {
   HWY_NOINLINE void AttendTile(size_t p, int64_t begin, int64_t end, const Rows& k, const Rows& v, const Rows& next_k,
                                const Rows& next_v, size_t next) {
     const size_t keys = size_t(end - begin);
-    // Keys that any query of the panel sees, and those that all see.
-    HWY_ALIGN int32_t from[kPanel], to[kPanel];
-    size_t any_begin = keys, any_end = 0, all_begin = 0, all_end = keys;
-    for (size_t i = 0; i < kPanel; i++) {
-      const Interval seen = w_.visible[p * kPanel + i];
-      from[i] = to[i] = 0;
-      if (seen.end <= seen.begin) continue;  // an empty row: its result is not used
-      const size_t b = size_t((seen.begin < begin ? begin : seen.begin > end ? end : seen.begin) - begin);
-      const size_t e = size_t((seen.end < begin ? begin : seen.end > end ? end : seen.end) - begin);
-      from[i] = int32_t(b), to[i] = int32_t(e);
-      if (b < e && b < any_begin) any_begin = b;
-      if (b < e && e > any_end) any_end = e;
-      if (b > all_begin) all_begin = b;
-      if (e < all_end) all_end = e;
-    }
+    const auto in_tile = [&](int64_t j) { return size_t((j < begin ? begin : j > end ? end : j) - begin); };
+    // Keys of the tile that any query of the panel sees, and those that all see.
+    const size_t any_begin = in_tile(any_[p].begin), any_end = in_tile(any_[p].end);
+    size_t all_begin = in_tile(all_[p].begin), all_end = in_tile(all_[p].end);
     if (any_end <= any_begin) return;
     if (all_end <= all_begin) all_begin = all_end = any_end;
 
@@ -151,8 +172,15 @@ class QueryLanes {
       kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), k.at + j * k.ld, k.ld, q, kPanel, s + j * kPanel,
                                              kPanel);
     }
-    Hide(s, any_begin, all_begin, from, to);
-    Hide(s, all_end, any_end, from, to);
+    if (any_begin < all_begin || all_end < any_end) {
+      HWY_ALIGN int32_t from[kPanel], to[kPanel];
+      for (size_t i = 0; i < kPanel; i++) {
+        const Interval v = w_.visible[p * kPanel + i];
+        from[i] = int32_t(in_tile(v.begin)), to[i] = int32_t(in_tile(v.end));
+      }
+      Hide(s, any_begin, all_begin, from, to);
+      Hide(s, all_end, any_end, from, to);
+    }
     Softmax(p, s, any_begin, all_begin, all_end, any_end);
     for (size_t e = 0; e < size_t(c_.Dv); e += kLaneTileRows) {
       const int n = size_t(c_.Dv) - e < kLaneTileRows ? int(size_t(c_.Dv) - e) : kLaneTileRows;
@@ -290,19 +318,20 @@ class QueryLanes {
       kit::TransposeToPanel(pointers, kPanel, block);
       for (size_t i = 0; i < kPanel; i++) memcpy(rows + i * w_.ld_o + e, block + i * kPanel, sizeof(float) * kPanel);
     }
-    for (size_t i = 0; i < kPanel && p * kPanel + i < rows_; i++) {
+    ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
       const size_t r = p * kPanel + i;
       const bool empty = w_.visible[r].end <= w_.visible[r].begin;
-      StoreRow(c_, s_, Head(r), Query(r), rows + i * w_.ld_o, w_.ld_o, empty ? -INFINITY : w_.m[r] * kLn2,
+      StoreRow(c_, s_, head, query, rows + i * w_.ld_o, w_.ld_o, empty ? -INFINITY : w_.m[r] * kLn2,
                empty ? 0 : w_.sum[r]);
-    }
+    });
   }
 
   const Problem& c_;
   const Scratch& w_;
   const Sequence& s_;
-  int64_t head_, first_;
+  int64_t group_, head_, query_, member_;  // heads of a group, its first; the first row's query and head in the group
   size_t rows_, panels_;
+  Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
 };
 
 #endif  // ATTUNE_ISA

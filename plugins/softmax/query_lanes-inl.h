@@ -32,7 +32,7 @@ class QueryLanes {
         w_(w),
         s_(s),
         group_(c.Group()),
-        head_(head * group_),
+        kv_head_(head),
         query_(first / group_),
         member_(first % group_),
         rows_(rows),
@@ -65,7 +65,7 @@ class QueryLanes {
     const int64_t at = member_ + int64_t(first);
     int64_t query = query_ + at / group_, member = at % group_;
     for (size_t i = 0; i < n; i++) {
-      f(i, head_ + member, query);
+      f(i, kv_head_ * group_ + member, query);
       if (++member == group_) member = 0, query++;
     }
   }
@@ -121,10 +121,10 @@ class QueryLanes {
   }
 
   bool InPlace(const KeyRows& rows, int64_t j) const {
-    return c_.layout != kPaged && c_.KeyAt(rows, s_, head_, j).view->DType() == ATTUNE_F32;
+    return c_.layout != kPaged && c_.KeyAt(rows, s_, kv_head_, j).view->DType() == ATTUNE_F32;
   }
   Rows Place(const KeyRows& rows, int64_t j) const {
-    const RowRef row = c_.KeyAt(rows, s_, head_, j);
+    const RowRef row = c_.KeyAt(rows, s_, kv_head_, j);
     return {static_cast<const float*>(row.view->Data()) + row.offset,
             size_t(j < rows.split ? rows.cached.row : rows.fresh.row)};
   }
@@ -134,7 +134,7 @@ class QueryLanes {
     if (InPlace(rows, begin)) return Place(rows, begin);
     for (int64_t j = begin; j < end; j++) {
       float* to = buffer + size_t(j - begin) * ld;
-      WithRow(c_, s_, head_, j, rows, scales, zeros, width, w_.tile.rows,
+      WithRow(c_, s_, kv_head_, j, rows, scales, zeros, width, w_.tile.rows,
               [&](const auto* p) { kit::Widen(p, width, 1.0f, to); });
     }
     return {buffer, ld};
@@ -329,7 +329,7 @@ class QueryLanes {
   const Problem& c_;
   const Scratch& w_;
   const Sequence& s_;
-  int64_t group_, head_, query_, member_;  // heads of a group, its first; the first row's query and head in the group
+  int64_t group_, kv_head_, query_, member_;  // heads of a group; the first row's query and head in the group
   size_t rows_, panels_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
 };

@@ -1,0 +1,59 @@
+// Sparse-linear attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
+#include "_kit/isa.h"
+#include "sla/reference.h"
+#include "sla/tables.h"
+
+namespace sla {
+namespace {
+
+using namespace tables;
+
+constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
+  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
+  k.workspace = workspace;
+  k.efficiency = 0.001;
+  return k;
+}
+
+const attune_kernel kForwardKernels[] = {
+    Reference(ReferenceForward, kReferenceWorkspace),
+};
+const attune_kernel kBackwardKernels[] = {
+    Reference(ReferenceBackward, kReferenceBackwardWorkspace),
+};
+
+constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Mb,Nb", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
+constexpr char kLet[] = "Mb=cdiv(Nq,p.block_q); Nb=cdiv(Nk,p.block_k)";
+#define ATTUNE_SLA_FLOPS                                                                                            \
+  "2*B*Hq*Nq*(D+Dv)*min(Nk,max(1,ftrunc(p.top_ratio,Nb))*p.block_k)+4*B*Hq*(Nq+Nk)*D*Dv+2*B*Hq*Mb*Nb*D+has(w_proj)*" \
+  "2*B*Hq*Nq*Dv*Dv"
+
+constexpr attune_entry Backward(attune_span kernels) {
+  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, "3*(" ATTUNE_SLA_FLOPS ")",
+                         Span(kBackwardTensors), Span(kRules), kernels, nullptr,
+                         "gradients of q, k, v and the projection, the block map held constant");
+  e.of = "forward";
+  return e;
+}
+const attune_entry kEntries[] = {
+    Entry(ATTUNE_FORWARD, "forward", kSymbols, kLet, kBuckets, ATTUNE_SLA_FLOPS, Span(kForwardTensors), Span(kRules),
+          Span(kForwardKernels), nullptr, "softmax over critical key blocks plus projected linear attention"),
+    Backward(Span(kBackwardKernels)),
+};
+
+const attune_op kOps[] = {
+    Op(ATTUNE_FOLDER, {1, 0, 0, 0}, "Sparse-linear attention",
+       "Softmax over the critical key blocks of each query block plus projected linear attention over the rest; "
+       "bidirectional.",
+       "arXiv:2509.24006", Span(kParams), Span(kEntries), Span(kPresets), Span(kTolerances)),
+};
+const attune_plugin kPlugin = Plugin("org.attune." ATTUNE_FOLDER, {1, 0, 0, 0}, Span(kOps));
+
+}  // namespace
+}  // namespace sla
+
+ATTUNE_NOTE("org.attune." ATTUNE_FOLDER, "1.0.0");
+
+extern "C" attune_status attune_plugin_entry_v1(attune_negotiation* n) {
+  return attune_negotiate(n, &sla::kPlugin);
+}

@@ -1,5 +1,6 @@
 // Sparse-linear attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "sla/forward.h"
 #include "sla/reference.h"
 #include "sla/tables.h"
 
@@ -15,7 +16,32 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   return k;
 }
 
+constexpr int64_t kForwardRowValues[] = {32, 64, 128};
+constexpr attune_knob kForwardKnobs[] = {
+    Knob("rows", kForwardRowValues, 1, "query rows per tile, at most a block"),
+};
+// Bytes, generously: the heads of a round, then the workers' scratch. See prepare-inl.h and forward.cpp.
+constexpr char kForwardWorkspace[] =
+    "4*(min(B*Hkv,cdiv(16384,1+Hq/Hkv*Nq))*((Nk+128)*(D+Dv+32)+2*Nb*(D+8)+"
+    "((p.linear_scope!=all)*Nb+Nk/512+3)*(D+1)*(Dv+48)+Hq/Hkv*Mb*(2+ftrunc(p.top_ratio,Nb)+ftrunc(p.low_ratio,Nb))+256)"
+    "+$workers*((k.rows+65)*(2*(D+Dv)+192)+(D+Dv+2)*(Dv+48)+3*Nb+8192))";
+constexpr attune_kernel Tiled(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "tiles of query rows over packed critical blocks; linear sums per unit of keys");
+  k.knobs = Span(kForwardKnobs);
+  k.knob_when = "k.rows<=64||p.block_q>64";
+  k.workspace = kForwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
 const attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledForward, Tiled(0.6)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledForward, Tiled(0.3)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledForward, Tiled(0.08)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledForward, Tiled(0.6)),
+#endif
     Reference(ReferenceForward, kReferenceWorkspace),
 };
 const attune_kernel kBackwardKernels[] = {

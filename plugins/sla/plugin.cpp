@@ -1,5 +1,6 @@
 // Sparse-linear attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "sla/backward.h"
 #include "sla/forward.h"
 #include "sla/reference.h"
 #include "sla/tables.h"
@@ -22,7 +23,7 @@ constexpr attune_knob kForwardKnobs[] = {
 };
 // Bytes, generously: the heads of a round, then the workers' scratch. See prepare-inl.h and forward.cpp.
 constexpr char kForwardWorkspace[] =
-    "4*(min(B*Hkv,cdiv(16384,1+Hq/Hkv*Nq))*((Nk+128)*(D+Dv+32)+2*Nb*(D+8)+"
+    "4*(min(B*Hkv,cdiv(16384,1+Nq))*((Nk+128)*(D+Dv+32)+2*Nb*(D+8)+"
     "((p.linear_scope!=all)*Nb+Nk/512+3)*(D+1)*(Dv+48)+Hq/Hkv*Mb*(2+ftrunc(p.top_ratio,Nb)+ftrunc(p.low_ratio,Nb))+256)"
     "+$workers*((k.rows+65)*(2*(D+Dv)+192)+(D+Dv+2)*(Dv+48)+3*Nb+8192))";
 constexpr attune_kernel Tiled(double efficiency) {
@@ -44,7 +45,26 @@ const attune_kernel kForwardKernels[] = {
 #endif
     Reference(ReferenceForward, kReferenceWorkspace),
 };
+// The same for backward.cpp.
+constexpr char kBackwardWorkspace[] =
+    "4*(min(B*Hkv,cdiv(16384,1+Nq))*((Nk+200)*(4*D+Dv+99)+Hq/Hkv*(Nq*(D+Dv+67)+"
+    "2*Mb*(2+ftrunc(p.top_ratio,Nb)+ftrunc(p.low_ratio,Nb)))+((p.linear_scope!=all)*(Nb+Hq/Hkv*Mb)+Nk/512+70)*"
+    "(D+Dv+2)*(Dv+48))+$workers*(64*(2*Nk+128*Nb)+(D+Dv+99)*(Dv+500)+Hq/Hkv*Mb))";
+constexpr attune_kernel TiledBackward(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "query blocks with their critical keys, then keys with the query blocks that chose them");
+  k.workspace = kBackwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
 const attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, TiledBackward(0.5)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, TiledBackward(0.25)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, TiledBackward(0.07)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, TiledBackward(0.5)),
+#endif
     Reference(ReferenceBackward, kReferenceBackwardWorkspace),
 };
 

@@ -40,11 +40,11 @@ inline int64_t Pieces(int64_t n, int64_t size) {
 constexpr int64_t kPackRows = 128;  // rows that a task copies; a multiple of every kPanel
 constexpr int64_t kSumRows = 64;    // rows that are mapped at a time
 constexpr int64_t kUnitRows = 512;  // keys of a unit of sums when all keys are in scope
-constexpr int64_t kRoundQueries = 16384;  // queries whose keys are kept ready at a time: enough tasks to share
+constexpr int64_t kRoundQueries = 16384;  // queries of a head whose keys are kept ready at a time: enough to share
 
 // kv heads that are treated at a time, so that memory does not grow with their number.
 inline int64_t HeadsPerRound(const Problem& c) {
-  const int64_t heads = c.B * c.Hkv, n = Pieces(kRoundQueries, 1 + c.Group() * c.Nq);
+  const int64_t heads = c.B * c.Hkv, n = Pieces(kRoundQueries, 1 + c.Nq);
   return n < heads ? n : heads;
 }
 

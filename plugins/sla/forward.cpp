@@ -8,8 +8,8 @@
 
 #include <math.h>
 
-#include "_kit/block_sparse-inl.h"
 #include "sla/linear_rows-inl.h"
+#include "sla/streamed_keys-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace sla {
@@ -153,11 +153,13 @@ class Forward {
     const hn::ScalableTag<float> d;
     LoadRows(c_.q, b, h, first, rows, size_t(c_.D), float(c_.scale * kLog2E), w + q_, ld_q_);
     const kit::SoftmaxRows x = {ld_q_, ld_o_, w + q_, w + o_, w + m_, w + sum_, w + piece_};
-    const kit::PackedKeys keys(m.k_panels, m.v_rows, size_t(c_.D), size_t(c_.Dv), ld_o_);
+    attune_kit::Ahead ahead;
+    const StreamedKeys keys(m, size_t(c_.D), size_t(c_.Dv), &ahead);
     KeyRange* range = reinterpret_cast<KeyRange*>(w + range_);
     kit::ClearRows(x, size_t(rows));
     for (int64_t n = 0; n < chosen.n_critical; n++) {
       const Range block = c_.Keys(chosen.critical[n]);
+      keys.Next(n + 1 < chosen.n_critical ? c_.Keys(chosen.critical[n + 1]) : Range{0, 0});
       for (int64_t j = block.begin / int64_t(kPanel) * int64_t(kPanel); j < block.end; j += int64_t(kPieceKeys)) {
         const int64_t begin = block.begin > j ? block.begin - j : 0;
         const int64_t end = block.end - j < int64_t(kPieceKeys) ? block.end - j : int64_t(kPieceKeys);

@@ -84,7 +84,7 @@ class Backward {
   }
 
   attune_status Round(int64_t first, int64_t count) const {
-    const int64_t strips = UnitSums::Strips(size_t(c_.D)), pieces = c_.Nb * PiecesPerBlock();
+    const int64_t strips = UnitSums::Strips(size_t(c_.D)), per_block = PiecesPerBlock(c_);
     attune_status status = EachHead(first, count, keys_.CopyTasks(), [&](int64_t head, int64_t slot, int64_t task,
                                                                          uint32_t worker) {
       keys_.Copy(Keys(slot), head / c_.Hkv, head % c_.Hkv, task, Scratch(worker));
@@ -105,8 +105,8 @@ class Backward {
         task == 0 ? Turn(slot) : TotalStrip(QuerySums(slot), task - 1);
       });
       if (status != ATTUNE_OK) return status;
-      status = EachHead(first, count, pieces, [&](int64_t head, int64_t slot, int64_t piece, uint32_t worker) {
-        KeyPiece(head, slot, piece / PiecesPerBlock(), piece % PiecesPerBlock(), Scratch(worker));
+      status = EachHead(first, count, c_.Nb * per_block, [&](int64_t head, int64_t slot, int64_t piece, uint32_t worker) {
+        KeyPiece(head, slot, piece / per_block, piece % per_block, Scratch(worker));
       });
     }
     if (status == ATTUNE_OK && (c_.dw_proj || c_.db_proj)) {
@@ -127,10 +127,6 @@ class Backward {
   }
   Inverse CriticalBy(int64_t slot) const { return {Ints(slot, critical_begin_), Ints(slot, critical_by_)}; }
   Inverse NegligibleBy(int64_t slot) const { return {Ints(slot, negligible_begin_), Ints(slot, negligible_by_)}; }
-  int64_t PiecesPerBlock() const {
-    const int64_t block = c_.block_k < c_.Nk ? c_.block_k : c_.Nk;
-    return (block + int64_t(kPanel) - 2) / int64_t(kit::kPieceKeys) + 1;
-  }
 
   // Query blocks [run * blocks / runs, ...) of the group.
   HWY_NOINLINE void Queries(int64_t head, int64_t slot, int64_t run, float* scratch) const {

@@ -9,7 +9,7 @@
 #include <math.h>
 
 #include "sla/linear_rows-inl.h"
-#include "sla/streamed_keys-inl.h"
+#include "sla/sparse_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace sla {
@@ -17,8 +17,6 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-using kit::KeyRange;
-using kit::kPieceKeys;
 using kit::Order;
 using kit::Start;
 using kit::Terms;
@@ -37,7 +35,8 @@ class Forward {
     q_ = tile_.Take(n * ld_q_), mapped_ = tile_.Take(n * ld_q_);
     o_ = tile_.Take(n * ld_o_), o_l_ = tile_.Take(n * ld_o_);
     m_ = tile_.Take(n), sum_ = tile_.Take(n * kLanes), denominator_ = tile_.Take(n);
-    piece_ = tile_.Take(kit::kPieceFloats), range_ = tile_.Take(2 * n);
+    scores_ = tile_.Take(kScoreFloats);
+    pieces_ = tile_.Take(size_t(c.n_critical * PiecesPerBlock(c)) * (sizeof(Piece) / sizeof(float)));
     own_sums_ = tile_.Take(linear_ && c.scope != kAll ? sums : 0);
     list_ = tile_.Take(size_t(c.Nb));
     const size_t scratch = keys_.ScratchFloats();
@@ -152,21 +151,8 @@ class Forward {
               float* w) const {
     const hn::ScalableTag<float> d;
     LoadRows(c_.q, b, h, first, rows, size_t(c_.D), float(c_.scale * kLog2E), w + q_, ld_q_);
-    const kit::SoftmaxRows x = {ld_q_, ld_o_, w + q_, w + o_, w + m_, w + sum_, w + piece_};
-    attune_kit::Ahead ahead;
-    const StreamedKeys keys(m, size_t(c_.D), size_t(c_.Dv), &ahead);
-    KeyRange* range = reinterpret_cast<KeyRange*>(w + range_);
-    kit::ClearRows(x, size_t(rows));
-    for (int64_t n = 0; n < chosen.n_critical; n++) {
-      const Range block = c_.Keys(chosen.critical[n]);
-      keys.Next(n + 1 < chosen.n_critical ? c_.Keys(chosen.critical[n + 1]) : Range{0, 0});
-      for (int64_t j = block.begin / int64_t(kPanel) * int64_t(kPanel); j < block.end; j += int64_t(kPieceKeys)) {
-        const int64_t begin = block.begin > j ? block.begin - j : 0;
-        const int64_t end = block.end - j < int64_t(kPieceKeys) ? block.end - j : int64_t(kPieceKeys);
-        for (int64_t r = 0; r < rows; r++) range[r] = {int32_t(begin), int32_t(end)};
-        kit::AttendPiece(keys, j, x, size_t(rows), range);
-      }
-    }
+    const SoftmaxRows x = {ld_q_, ld_o_, w + q_, w + o_, w + m_, w + sum_, w + scores_};
+    AttendCritical(c_, m, chosen, x, size_t(rows), reinterpret_cast<Piece*>(w + pieces_));
     for (int64_t r = 0; r < rows; r++) {
       const float total = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, x.sum + size_t(r) * kLanes)));
       float* o = x.o + size_t(r) * ld_o_;
@@ -217,7 +203,7 @@ class Forward {
   Offsets head_, tile_;
   Preparation keys_;
   size_t folded_sums_, w_t_, bias_, scratch_floats_;
-  size_t q_, mapped_, o_, o_l_, m_, sum_, denominator_, piece_, range_, own_sums_, list_;
+  size_t q_, mapped_, o_, o_l_, m_, sum_, denominator_, scores_, pieces_, own_sums_, list_;
   float *shared_, *heads_, *scratch_, *end_;
 };
 

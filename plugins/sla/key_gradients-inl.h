@@ -29,6 +29,8 @@ struct Inverse {
   }
 };
 
+constexpr size_t kPieceStride = kPieceKeys + 16;  // floats between rows of scores: no power of two
+
 // At most kPieceKeys keys, those of one piece.
 class KeyGradients {
  public:
@@ -37,10 +39,10 @@ class KeyGradients {
     int32_t* list;
   };
   static Memory Take(const Problem& c, bool linear, Offsets* at, float* base) {
-    const size_t ld_q = PadTo32(c.D), ld_o = PadTo32(c.Dv), n = kit::kPieceKeys;
+    const size_t ld_q = PadTo32(c.D), ld_o = PadTo32(c.Dv), n = kPieceKeys;
     const auto take = [&](size_t floats) { return base + at->Take(floats); };
     Memory m = {};
-    m.s = take(kit::kPieceFloats), m.dp = take(kit::kPieceFloats);
+    m.s = take(kBlockRows * kPieceStride), m.dp = take(kBlockRows * kPieceStride);
     m.dk = take(n * ld_q), m.dv = take(n * ld_o);
     if (!linear) return m;
     m.x = take(n * ld_q), m.mapped = take(n * ld_q), m.d_mapped = take(n * ld_q), m.values = take(n * ld_o);
@@ -50,7 +52,7 @@ class KeyGradients {
   }
 
   KeyGradients(const Problem& c, const Memory& w, const HeadMemory& keys, const QueryRows& rows, const Piece& piece)
-      : c_(c), w_(w), keys_(keys), rows_(rows), piece_(piece), n_(piece.end - piece.begin), ld_q_(PadTo32(c.D)),
+      : c_(c), w_(w), keys_(keys), rows_(rows), piece_(piece), n_(piece.Count()), ld_q_(PadTo32(c.D)),
         ld_o_(PadTo32(c.Dv)) {
     memset(w_.dk, 0, sizeof(float) * n_ * ld_q_);
     memset(w_.dv, 0, sizeof(float) * n_ * ld_o_);
@@ -61,11 +63,10 @@ class KeyGradients {
     const hn::ScalableTag<float> d;
     const size_t depth = size_t(c_.D), width = size_t(c_.Dv);
     const float *q = rows_.q + at * ld_q_, *d_o = rows_.d_o + at * ld_o_;
-    const kit::PackedKeys k(keys_.k_panels, nullptr, depth, 0, 0), v(keys_.v_panels, nullptr, width, 0, 0);
-    k.Scores(int(n), q, ld_q_, piece_.first, piece_.begin, piece_.end, w_.s, kit::kPieceStride);
-    v.Scores(int(n), d_o, ld_o_, piece_.first, piece_.begin, piece_.end, w_.dp, kit::kPieceStride);
+    PieceScores(piece_, n, depth, q, ld_q_, keys_.k_panels, w_.s, kPieceStride, NothingAhead());
+    PieceScores(piece_, n, width, d_o, ld_o_, keys_.v_panels, w_.dp, kPieceStride, NothingAhead());
     for (size_t r = 0; r < n; r++) {
-      float *s = w_.s + r * kit::kPieceStride, *dp = w_.dp + r * kit::kPieceStride;
+      float *s = w_.s + r * kPieceStride, *dp = w_.dp + r * kPieceStride;
       const auto shift = hn::Set(d, rows_.m[at + r]), inverse = hn::Set(d, rows_.inverse[at + r]);
       const auto middle = hn::Set(d, rows_.delta[at + r]);
       for (size_t j = piece_.begin / kLanes * kLanes; j < piece_.end; j += kLanes) {
@@ -74,10 +75,10 @@ class KeyGradients {
         hn::StoreU(hn::Mul(p, hn::Sub(hn::LoadU(d, dp + j), middle)), d, dp + j);
       }
     }
-    kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(n_, width, n, w_.s + piece_.begin, kit::kPieceStride,
+    kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(n_, width, n, w_.s + piece_.begin, kPieceStride,
                                                                   d_o, ld_o_, 0, w_.dv, ld_o_);
     kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(n_, depth, n, w_.dp + piece_.begin,
-                                                                  kit::kPieceStride, q, ld_q_, 0, w_.dk, ld_q_);
+                                                                  kPieceStride, q, ld_q_, 0, w_.dk, ld_q_);
   }
 
   // Brings dk into its own units; to be called once, before Linear.

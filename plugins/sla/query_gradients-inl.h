@@ -8,9 +8,10 @@
 #endif
 #include <math.h>
 
-#include "_kit/block_sparse-inl.h"
 #include "_kit/dot-inl.h"
+#include "_kit/online_softmax-inl.h"
 #include "sla/linear_rows-inl.h"
+#include "sla/pieces-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace sla {
@@ -35,22 +36,6 @@ struct RunSums {
   float *dw, *db;  // [Dv x ld_o], [ld_o]
 };
 
-// Keys [begin, end), counted from key `first`, a multiple of kPanel, at column `column` of the scores.
-struct Piece {
-  int64_t first;
-  size_t begin, end, column;
-};
-
-// The pieces that cover a block, each within one panel group. f(piece) with column 0.
-template <class F>
-HWY_INLINE void ForEachPiece(const Range& block, F f) {
-  constexpr int64_t kKeys = int64_t(kit::kPieceKeys);
-  for (int64_t j = block.begin / int64_t(kPanel) * int64_t(kPanel); j < block.end; j += kKeys) {
-    const int64_t begin = block.begin > j ? block.begin - j : 0, end = block.end - j < kKeys ? block.end - j : kKeys;
-    f(Piece{j, size_t(begin), size_t(end), 0});
-  }
-}
-
 // Rows of at most kBlockRows queries of one block. Lengths of rows as in working memory.
 class QueryGradients {
  public:
@@ -58,12 +43,8 @@ class QueryGradients {
     float *s, *dp, *dq, *x, *mapped, *o_l, *d_ol, *d_mapped, *denominator, *f, *own_sums;
     int32_t* list;
   };
-  // Columns of scores of a row: all critical blocks, each in whole pieces.
-  static size_t Columns(const Problem& c) {
-    const int64_t block = c.block_k < c.Nk ? c.block_k : c.Nk;
-    const int64_t pieces = (block + int64_t(kPanel) - 2) / int64_t(kit::kPieceKeys) + 1;
-    return size_t(c.n_critical * pieces) * kit::kPieceKeys + 16;
-  }
+  // Columns of scores of a row: all critical blocks.
+  static size_t Columns(const Problem& c) { return size_t(c.n_critical * PiecesPerBlock(c)) * kPieceKeys + 16; }
   static Memory Take(const Problem& c, bool linear, Offsets* at, float* base) {
     const size_t ld_q = PadTo32(c.D), ld_o = PadTo32(c.Dv), n = kBlockRows;
     const auto take = [&](size_t floats) { return base + at->Take(floats); };
@@ -87,22 +68,17 @@ class QueryGradients {
     float *q = rows_.q + at * ld_q_, *d_o = rows_.d_o + at * ld_o_;
     LoadRows(c_.q, b, h, first, int64_t(n), size_t(c_.D), float(c_.scale * kLog2E), q, ld_q_);
     LoadRows(c_.d_o, b, h, first, int64_t(n), size_t(c_.Dv), 1, d_o, ld_o_);
-    const kit::PackedKeys k(keys_.k_panels, keys_.k_rows, size_t(c_.D), size_t(c_.D), ld_q_);
-    const kit::PackedKeys v(keys_.v_panels, nullptr, size_t(c_.Dv), 0, 0);
-    const size_t columns = ForEachColumn([&](const Piece& p) {
-      k.Scores(int(n), q, ld_q_, p.first, p.begin, p.end, w_.s + p.column, ld_s_);
-      v.Scores(int(n), d_o, ld_o_, p.first, p.begin, p.end, w_.dp + p.column, ld_s_);
-      for (size_t r = 0; r < n; r++) Hide(p, w_.s + r * ld_s_ + p.column, w_.dp + r * ld_s_ + p.column);
+    const size_t columns = ForEachColumn([&](const Piece& p, size_t column) {
+      float *s = w_.s + column, *dp = w_.dp + column;
+      PieceScores(p, n, size_t(c_.D), q, ld_q_, keys_.k_panels, s, ld_s_, NothingAhead());
+      PieceScores(p, n, size_t(c_.Dv), d_o, ld_o_, keys_.v_panels, dp, ld_s_, NothingAhead());
+      for (size_t r = 0; r < n; r++) Hide(p, s + r * ld_s_, dp + r * ld_s_);
     });
     for (size_t r = 0; r < n; r++) Softmax(at + r, columns, w_.s + r * ld_s_, w_.dp + r * ld_s_);
     memset(w_.dq, 0, sizeof(float) * n * ld_q_);
     if (!c_.dq) return;
-    ForEachColumn([&](const Piece& p) {
-      const float* ds = w_.dp + p.column;
-      for (size_t r = 0; r < n; r += size_t(kit::kTileRows)) {
-        const int count = n - r < size_t(kit::kTileRows) ? int(n - r) : kit::kTileRows;
-        k.Add<kit::kTileRows>(count, ds + r * ld_s_, ld_s_, p.first, p.begin, p.end, w_.dq + r * ld_q_, ld_q_);
-      }
+    ForEachColumn([&](const Piece& p, size_t column) {
+      AddPieceRows(p, n, w_.dp + column, ld_s_, keys_.k_rows, ld_q_, size_t(c_.D), w_.dq, ld_q_, NothingAhead());
     });
   }
 
@@ -147,24 +123,23 @@ class QueryGradients {
  private:
   static size_t Whole(size_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-  // f(piece) over the critical blocks; returns the number of columns.
+  // f(piece, its first column) over the critical blocks; returns the number of columns.
   template <class F>
   size_t ForEachColumn(F f) const {
     size_t column = 0;
     for (int64_t i = 0; i < chosen_.n_critical; i++) {
-      ForEachPiece(c_.Keys(chosen_.critical[i]), [&](Piece p) {
-        p.column = column;
-        f(p);
-        column += kit::kPieceKeys;
+      ForEachPiece(c_.Keys(chosen_.critical[i]), [&](const Piece& p) {
+        f(p, column);
+        column += p.Columns();
       });
     }
     return column;
   }
 
-  // What a piece does not hold gets the weight 0.
+  // Columns that are no keys of the piece get the weight 0.
   static void Hide(const Piece& p, float* s, float* dp) {
     for (size_t j = 0; j < p.begin; j++) s[j] = -INFINITY, dp[j] = 0;
-    for (size_t j = p.end; j < kit::kPieceKeys; j++) s[j] = -INFINITY, dp[j] = 0;
+    for (size_t j = p.end; j < p.Columns(); j++) s[j] = -INFINITY, dp[j] = 0;
   }
 
   // Scores of a row become scale * p * (dp - delta), in dp.

@@ -25,8 +25,14 @@ constexpr int64_t kRuns = 32;  // most runs of query blocks per kv head: pieces 
 class Backward {
  public:
   Backward(const attune_exec& x, const Problem& c)
-      : x_(x), c_(c), linear_(bool(c.w_proj)), ld_q_(PadTo32(c.D)), ld_o_(PadTo32(c.Dv)), blocks_(c.Group() * c.Mb),
-        runs_(blocks_ < kRuns ? blocks_ : kRuns), keys_(c, {false, true, true, linear_}, &head_) {
+      : x_(x),
+        c_(c),
+        linear_(bool(c.w_proj)),
+        ld_q_(PadTo32(c.D)),
+        ld_o_(PadTo32(c.Dv)),
+        blocks_(c.Group() * c.Mb),
+        runs_(blocks_ < kRuns ? blocks_ : kRuns),
+        keys_(c, {false, true, true, linear_}, &head_) {
     const size_t rows = size_t(c.Group() * c.Nq), sums = UnitSums::Floats(size_t(c.D), size_t(c.Dv));
     q_ = head_.Take(rows * ld_q_), d_o_ = head_.Take(rows * ld_o_);
     m_ = head_.Take(rows), inverse_ = head_.Take(rows), delta_ = head_.Take(rows);
@@ -78,22 +84,21 @@ class Backward {
   // f(kv head of the call, its slot in the round, task, worker) for every task of every head.
   template <class F>
   attune_status EachHead(int64_t first, int64_t count, int64_t tasks, F f) const {
-    return Parallel(x_, count * tasks, [&](int64_t n, uint32_t worker) {
-      f(first + n / tasks, n / tasks, n % tasks, worker);
-    });
+    return Parallel(x_, count * tasks,
+                    [&](int64_t n, uint32_t worker) { f(first + n / tasks, n / tasks, n % tasks, worker); });
   }
 
   attune_status Round(int64_t first, int64_t count) const {
     const int64_t strips = UnitSums::Strips(size_t(c_.D)), per_block = PiecesPerBlock(c_);
-    attune_status status = EachHead(first, count, keys_.CopyTasks(), [&](int64_t head, int64_t slot, int64_t task,
-                                                                         uint32_t worker) {
-      keys_.Copy(Keys(slot), head / c_.Hkv, head % c_.Hkv, task, Scratch(worker));
-    });
+    attune_status status =
+        EachHead(first, count, keys_.CopyTasks(), [&](int64_t head, int64_t slot, int64_t task, uint32_t worker) {
+          keys_.Copy(Keys(slot), head / c_.Hkv, head % c_.Hkv, task, Scratch(worker));
+        });
     if (status == ATTUNE_OK) {
-      status = EachHead(first, count, keys_.ChooseTasks(), [&](int64_t head, int64_t slot, int64_t task,
-                                                               uint32_t worker) {
-        keys_.Choose(Keys(slot), head / c_.Hkv, head % c_.Hkv, task, Scratch(worker));
-      });
+      status =
+          EachHead(first, count, keys_.ChooseTasks(), [&](int64_t head, int64_t slot, int64_t task, uint32_t worker) {
+            keys_.Choose(Keys(slot), head / c_.Hkv, head % c_.Hkv, task, Scratch(worker));
+          });
     }
     if (status == ATTUNE_OK) {
       status = EachHead(first, count, runs_, [&](int64_t head, int64_t slot, int64_t run, uint32_t worker) {
@@ -105,9 +110,10 @@ class Backward {
         task == 0 ? Turn(slot) : TotalStrip(QuerySums(slot), task - 1);
       });
       if (status != ATTUNE_OK) return status;
-      status = EachHead(first, count, c_.Nb * per_block, [&](int64_t head, int64_t slot, int64_t piece, uint32_t worker) {
-        KeyPiece(head, slot, piece / per_block, piece % per_block, Scratch(worker));
-      });
+      status =
+          EachHead(first, count, c_.Nb * per_block, [&](int64_t head, int64_t slot, int64_t piece, uint32_t worker) {
+            KeyPiece(head, slot, piece / per_block, piece % per_block, Scratch(worker));
+          });
     }
     if (status == ATTUNE_OK && (c_.dw_proj || c_.db_proj)) {
       status = Parallel(x_, c_.Dv, [&](int64_t row, uint32_t) { Projection(count, row); });

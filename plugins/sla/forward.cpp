@@ -27,8 +27,13 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 class Forward {
  public:
   Forward(const attune_exec& x, const Problem& c)
-      : x_(x), c_(c), linear_(c.w_proj || c.o_l), folded_(c.scope == kAll && c.w_proj && !c.o_l),
-        ld_q_(PadTo32(c.D)), ld_o_(PadTo32(c.Dv)), rows_(TileRowsOf(c, x.knobs[kTileRowsWanted])),
+      : x_(x),
+        c_(c),
+        linear_(c.w_proj || c.o_l),
+        folded_(c.scope == kAll && c.w_proj && !c.o_l),
+        ld_q_(PadTo32(c.D)),
+        ld_o_(PadTo32(c.Dv)),
+        rows_(TileRowsOf(c, x.knobs[kTileRowsWanted])),
         keys_(c, {true, false, false, linear_}, &head_) {
     folded_sums_ = head_.Take(folded_ ? size_t(c.D) * ld_o_ : 0);
     const size_t n = size_t(rows_), sums = UnitSums::Floats(size_t(c.D), size_t(c.Dv));
@@ -167,15 +172,17 @@ class Forward {
               int64_t rows, float* w) const {
     float *mapped = w + mapped_, *denominator = w + denominator_, *o_l = w + o_l_;
     LoadRows(c_.q, b, h, first, rows, size_t(c_.D), 1, mapped, ld_q_);
-    for (int64_t r = 0; r < rows; r++) MapRow(c_.map, mapped + size_t(r) * ld_q_, size_t(c_.D), mapped + size_t(r) * ld_q_);
+    for (int64_t r = 0; r < rows; r++) {
+      MapRow(c_.map, mapped + size_t(r) * ld_q_, size_t(c_.D), mapped + size_t(r) * ld_q_);
+    }
     LinearSums sums(c_, m.sums, chosen, w + own_sums_, reinterpret_cast<int32_t*>(w + list_));
     sums.Denominators(mapped, ld_q_, rows, denominator);
     if (sums.Empty()) {
       memset(o_l, 0, sizeof(float) * size_t(rows) * ld_o_);
     } else {
-      kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(
-          size_t(rows), size_t(c_.Dv), size_t(c_.D), mapped, ld_q_, folded_ ? Folded(slot) : sums.Sums(), ld_o_, 0, o_l,
-          ld_o_);
+      kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(size_t(rows), size_t(c_.Dv), size_t(c_.D), mapped,
+                                                                 ld_q_, folded_ ? Folded(slot) : sums.Sums(), ld_o_, 0,
+                                                                 o_l, ld_o_);
     }
     for (int64_t r = 0; r < rows; r++) {
       float *row = o_l + size_t(r) * ld_o_, *o = w + o_ + size_t(r) * ld_o_;

@@ -52,7 +52,13 @@ class KeyGradients {
   }
 
   KeyGradients(const Problem& c, const Memory& w, const HeadMemory& keys, const QueryRows& rows, const Piece& piece)
-      : c_(c), w_(w), keys_(keys), rows_(rows), piece_(piece), n_(piece.Count()), ld_q_(PadTo32(c.D)),
+      : c_(c),
+        w_(w),
+        keys_(keys),
+        rows_(rows),
+        piece_(piece),
+        n_(piece.Count()),
+        ld_q_(PadTo32(c.D)),
         ld_o_(PadTo32(c.Dv)) {
     memset(w_.dk, 0, sizeof(float) * n_ * ld_q_);
     memset(w_.dv, 0, sizeof(float) * n_ * ld_o_);
@@ -75,10 +81,10 @@ class KeyGradients {
         hn::StoreU(hn::Mul(p, hn::Sub(hn::LoadU(d, dp + j), middle)), d, dp + j);
       }
     }
-    kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(n_, width, n, w_.s + piece_.begin, kPieceStride,
-                                                                  d_o, ld_o_, 0, w_.dv, ld_o_);
-    kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(n_, depth, n, w_.dp + piece_.begin,
-                                                                  kPieceStride, q, ld_q_, 0, w_.dk, ld_q_);
+    kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(n_, width, n, w_.s + piece_.begin, kPieceStride, d_o,
+                                                                  ld_o_, 0, w_.dv, ld_o_);
+    kit::ChunkProduct<Start::kKeep, Terms::kAll, Order::kColumns>(n_, depth, n, w_.dp + piece_.begin, kPieceStride, q,
+                                                                  ld_q_, 0, w_.dk, ld_q_);
   }
 
   // Brings dk into its own units; to be called once, before Linear.

@@ -20,8 +20,11 @@ constexpr float kLeastShare = 1.0f / 16;
 class LinearSums {
  public:
   LinearSums(const Problem& c, const UnitSums& sums, const Chosen& chosen, float* own, int32_t* list)
-      : c_(c), s_(sums), excluded_{chosen.critical, chosen.negligible, chosen.n_critical, chosen.n_negligible},
-        own_(own), list_(list) {
+      : c_(c),
+        s_(sums),
+        excluded_{chosen.critical, chosen.negligible, chosen.n_critical, chosen.n_negligible},
+        own_(own),
+        list_(list) {
     empty_ = sums.count == 0 || (c.scope != kAll && c.Excluded() >= c.Nb);
     at_ = sums.total;
     if (c.scope == kAll || empty_) return;

@@ -70,14 +70,14 @@ const attune_kernel kBackwardKernels[] = {
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Mb,Nb", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
 constexpr char kLet[] = "Mb=cdiv(Nq,p.block_q); Nb=cdiv(Nk,p.block_k)";
-#define ATTUNE_SLA_FLOPS                                                                                            \
+#define ATTUNE_SLA_FLOPS                                                                                             \
   "2*B*Hq*Nq*(D+Dv)*min(Nk,max(1,ftrunc(p.top_ratio,Nb))*p.block_k)+4*B*Hq*(Nq+Nk)*D*Dv+2*B*Hq*Mb*Nb*D+has(w_proj)*" \
   "2*B*Hq*Nq*Dv*Dv"
 
 constexpr attune_entry Backward(attune_span kernels) {
-  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, "3*(" ATTUNE_SLA_FLOPS ")",
-                         Span(kBackwardTensors), Span(kRules), kernels, nullptr,
-                         "gradients of q, k, v and the projection, the block map held constant");
+  attune_entry e =
+      Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, "3*(" ATTUNE_SLA_FLOPS ")", Span(kBackwardTensors),
+            Span(kRules), kernels, nullptr, "gradients of q, k, v and the projection, the block map held constant");
   e.of = "forward";
   return e;
 }

@@ -15,10 +15,6 @@ namespace sla {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
-
 // f(i, worker) for every i < n, in any order.
 template <class F>
 attune_status Parallel(const attune_exec& x, int64_t n, const F& f) {
@@ -37,9 +33,9 @@ inline int64_t Pieces(int64_t n, int64_t size) {
   return n / size + (n % size != 0);
 }
 
-constexpr int64_t kPackRows = 128;  // rows that a task copies; a multiple of every kPanel
-constexpr int64_t kSumRows = 64;    // rows that are mapped at a time
-constexpr int64_t kUnitRows = 512;  // keys of a unit of sums when all keys are in scope
+constexpr int64_t kPackRows = 128;        // rows that a task copies; a multiple of every kPanel
+constexpr int64_t kSumRows = 64;          // rows that are mapped at a time
+constexpr int64_t kUnitRows = 512;        // keys of a unit of sums when all keys are in scope
 constexpr int64_t kRoundQueries = 16384;  // queries of a head whose keys are kept ready at a time: enough to share
 
 // kv heads that are treated at a time, so that memory does not grow with their number.
@@ -64,9 +60,9 @@ class Offsets {
 
 // Copies that an entry wants besides the panels of keys.
 struct Copies {
-  bool values;                 // rows of values: forward
+  bool values;                  // rows of values: forward
   bool key_rows, value_panels;  // backward
-  bool sums;                   // is there a linear branch?
+  bool sums;                    // is there a linear branch?
 };
 
 // Memory of one (batch, kv head). Panel p holds keys p * kPanel ..., its row e their component e; rows are ld_q or ld_o
@@ -103,8 +99,14 @@ class Preparation {
 
   HeadMemory At(float* m) const {
     const UnitSums sums = {size_t(c_.D), size_t(c_.Dv), units_, m + sums_, m + total_, m + flags_};
-    return {m + k_panels_, m + v_panels_, m + k_rows_, m + v_rows_, reinterpret_cast<double*>(m + k_means_), sums,
-            reinterpret_cast<int32_t*>(m + critical_), reinterpret_cast<int32_t*>(m + negligible_)};
+    return {m + k_panels_,
+            m + v_panels_,
+            m + k_rows_,
+            m + v_rows_,
+            reinterpret_cast<double*>(m + k_means_),
+            sums,
+            reinterpret_cast<int32_t*>(m + critical_),
+            reinterpret_cast<int32_t*>(m + negligible_)};
   }
 
   // ---- first phase

@@ -44,6 +44,10 @@ struct Problem {
   int64_t Excluded() const { return scope == kAll ? 0 : n_critical + n_negligible; }
 };
 
+inline bool Cancelled(const attune_exec& x) {
+  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
+}
+
 // Valid as long as `x` is.
 Problem ReadForward(const attune_exec& x);
 Problem ReadBackward(const attune_exec& x);

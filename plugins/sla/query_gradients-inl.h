@@ -26,9 +26,9 @@ constexpr size_t kBlockRows = 32;  // query rows whose scores are kept at a time
 
 // Query rows of the group, head by head: row = head of the group * Nq + query.
 struct QueryRows {
-  float *q, *d_o;          // q is scaled to units of log2
-  float *m, *inverse;      // of the softmax: p = 2^(s - m) * inverse
-  float* delta;            // <do, o_s>
+  float *q, *d_o;      // q is scaled to units of log2
+  float *m, *inverse;  // of the softmax: p = 2^(s - m) * inverse
+  float* delta;        // <do, o_s>
 };
 
 // Gradients of the projection, and with scope all of the sums over keys, gathered over a run of query blocks.
@@ -60,7 +60,13 @@ class QueryGradients {
   }
 
   QueryGradients(const Problem& c, const Memory& w, const HeadMemory& keys, const QueryRows& rows, const Chosen& chosen)
-      : c_(c), w_(w), keys_(keys), rows_(rows), chosen_(chosen), ld_q_(PadTo32(c.D)), ld_o_(PadTo32(c.Dv)),
+      : c_(c),
+        w_(w),
+        keys_(keys),
+        rows_(rows),
+        chosen_(chosen),
+        ld_q_(PadTo32(c.D)),
+        ld_o_(PadTo32(c.Dv)),
         ld_s_(Columns(c)) {}
 
   // Rows [at, at + n) of the group: loads them, fills m, inverse, delta; w.dq = the sparse branch's dq.

@@ -9,8 +9,7 @@ namespace sla {
 attune_status ReferenceForward(const attune_exec* x);
 attune_status ReferenceBackward(const attune_exec* x);
 constexpr char kReferenceWorkspace[] = "8*(Nb*(D+2)+Nk*(D+2)+2*D+2*Dv)";
-constexpr char kReferenceBackwardWorkspace[] =
-    "8*(Nb*(D+2)+Nk*(D+2)+2*D+2*Dv+Nk*(2*D+Dv+2)+3*D+2*Dv+Dv*(Dv+1))";
+constexpr char kReferenceBackwardWorkspace[] = "8*(Nb*(D+2)+Nk*(D+2)+2*D+2*Dv+Nk*(2*D+Dv+2)+3*D+2*Dv+Dv*(Dv+1))";
 
 // Scratch of one (batch, query head).
 struct ReferenceMemory {
@@ -52,10 +51,6 @@ void ForEachLinearKey(const Problem& c, const ReferenceMemory& m, F f) {
   for (int64_t j = 0; j < c.Nk; j++) {
     if (c.InScope(int(m.block_class[j / c.block_k]))) f(j);
   }
-}
-
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
 }
 
 }  // namespace sla

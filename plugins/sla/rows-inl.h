@@ -65,8 +65,8 @@ HWY_NOINLINE inline void MapRow(FeatureMap map, const float* x, size_t n, float*
   if (map != kSoftmax) {
     for (size_t i = 0; i < n; i += kLanes) {
       const auto v = hn::LoadU(d, x + i), above = hn::Max(v, zero);
-      const auto mapped = map == kRelu ? above : hn::IfThenElse(hn::Gt(v, zero), hn::Add(v, hn::Set(d, 1.0f)),
-                                                                kit::Exp(d, v));
+      const auto mapped =
+          map == kRelu ? above : hn::IfThenElse(hn::Gt(v, zero), hn::Add(v, hn::Set(d, 1.0f)), kit::Exp(d, v));
       hn::StoreU(hn::IfThenElseZero(hn::FirstN(d, n - i), mapped), d, y + i);
     }
     return;

@@ -13,7 +13,7 @@ namespace sla {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
-constexpr size_t kBatchColumns = 256;  // scores of a row that are formed before they become weights
+constexpr size_t kBatchColumns = 256;                      // scores of a row that are formed before they become weights
 constexpr size_t kScoreRows = 4 * size_t(kit::kTileRows);  // rows whose scores are kept at a time
 constexpr size_t kScoreStride = kBatchColumns + 16;        // no power of two
 constexpr size_t kScoreFloats = kScoreRows * kScoreStride;
@@ -86,8 +86,7 @@ HWY_NOINLINE inline void TakeBatch(const Problem& c, const HeadMemory& m, const 
     columns += p.Columns();
   }
   for (size_t r = 0; r < n; r++) {
-    const float factor =
-        kit::OnlineSoftmax<true>(x.s + r * kScoreStride, 0, columns, x.m + r, x.sum + r * kLanes);
+    const float factor = kit::OnlineSoftmax<true>(x.s + r * kScoreStride, 0, columns, x.m + r, x.sum + r * kLanes);
     if (factor != 1) kit::ScaleRow(x.o + r * x.ld_o, x.ld_o, factor);
   }
   columns = 0;

@@ -200,7 +200,7 @@ class Backward {
         const float* sums = dh.total;
         if (c_.scope != kAll) {
           const UnitLists excluded = {critical.Of(j), negligible.Of(j), critical.Count(j), negligible.Count(j)};
-          SumOthers(dh, excluded, BetterDirectly(dh, excluded), w.list, w.own_sums);
+          SumOthers(dh, excluded, false, w.list, w.own_sums);
           sums = w.own_sums;
         }
         tile.Linear(sums, b, kv);

@@ -12,10 +12,6 @@ namespace sla {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
-// A row whose normaliser is less than this share of the sum over all keys gets sums of its own, formed directly: in
-// the difference of two f32 sums it would have lost that many bits.
-constexpr float kLeastShare = 1.0f / 16;
-
 // Which sums the rows of a query block are multiplied by. own: Floats() of scratch; list: scratch, count of units.
 class LinearSums {
  public:
@@ -28,8 +24,7 @@ class LinearSums {
     empty_ = sums.count == 0 || (c.scope != kAll && c.Excluded() >= c.Nb);
     at_ = sums.total;
     if (c.scope == kAll || empty_) return;
-    direct_ = BetterDirectly(sums, excluded_);
-    SumOthers(sums, excluded_, direct_, list, own);
+    direct_ = SumOthers(sums, excluded_, false, list, own);
     at_ = own;
   }
   // Is there no key in scope?
@@ -45,8 +40,7 @@ class LinearSums {
     }
     Products(mapped, ld, rows, denominator);
     if (at_ == own_ && !direct_ && Cancels(mapped, ld, rows, denominator)) {
-      direct_ = true;
-      SumOthers(s_, excluded_, true, list_, own_);
+      direct_ = SumOthers(s_, excluded_, true, list_, own_);
       Products(mapped, ld, rows, denominator);
     }
     for (int64_t r = 0; r < rows; r++) denominator[r] += float(c_.eps);

@@ -17,6 +17,9 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
 constexpr size_t kStripRows = 16;  // features whose total is formed at a time
+// A difference of two f32 sums has lost the bits by which they are larger than itself. What is less than this share of
+// them is summed directly.
+constexpr float kLeastShare = 1.0f / 16;
 
 // Sums of one (batch, kv head). Memory is the caller's.
 struct UnitSums {
@@ -51,10 +54,9 @@ HWY_NOINLINE inline void AddRows(const UnitSums& s, size_t n, const float* a, si
   for (size_t r = 0; r < n; r++) kit::AddScaled(a + r * ld_a, s.features, factor ? factor[r] : 1.0f, z);
 }
 
-// out[begin, end) = sum over n units, subtracted from `whole` unless that is null; bounds are multiples of 32.
+// out[begin, end) = sum over n units; bounds are multiples of 32.
 template <class Index>
-HWY_INLINE void SumUnits(const UnitSums& s, size_t begin, size_t end, int64_t n, Index index, const float* whole,
-                         float* out) {
+HWY_INLINE void SumUnits(const UnitSums& s, size_t begin, size_t end, int64_t n, Index index, float* out) {
   const hn::ScalableTag<float> d;
   constexpr size_t kVectors = 32 / kLanes;
   const size_t stride = s.Floats();
@@ -65,10 +67,7 @@ HWY_INLINE void SumUnits(const UnitSums& s, size_t begin, size_t end, int64_t n,
       const float* unit = s.units + size_t(index(i)) * stride + e;
       for (size_t v = 0; v < kVectors; v++) sum[v] = hn::Add(sum[v], hn::LoadU(d, unit + v * kLanes));
     }
-    for (size_t v = 0; v < kVectors; v++) {
-      const auto x = whole ? hn::Sub(hn::LoadU(d, whole + e + v * kLanes), sum[v]) : sum[v];
-      hn::StoreU(x, d, out + e + v * kLanes);
-    }
+    for (size_t v = 0; v < kVectors; v++) hn::StoreU(sum[v], d, out + e + v * kLanes);
   }
 }
 
@@ -79,7 +78,7 @@ HWY_NOINLINE inline void TotalStrip(const UnitSums& s, int64_t strip) {
   const size_t last = first + kStripRows < s.features ? first + kStripRows : s.features;
   auto bad = hn::Zero(d);
   const auto total = [&](size_t begin, size_t end) HWY_ATTR {
-    SumUnits(s, begin, end, s.count, [](int64_t i) { return i; }, nullptr, s.total);
+    SumUnits(s, begin, end, s.count, [](int64_t i) { return i; }, s.total);
     // 0 * infinity and 0 * NaN are NaN. Whatever lies in columns beyond the width may raise the flag too, no harm.
     for (size_t e = begin; e < end; e += kLanes) bad = hn::MulAdd(hn::Zero(d), hn::LoadU(d, s.total + e), bad);
   };
@@ -95,30 +94,46 @@ struct UnitLists {
   int64_t Count() const { return n_a + n_b; }
 };
 
-// out = the sum over all units but the excluded ones: from the total, or directly, which costs the sum over all that
-// are left, and is right also where these are tiny beside the others, or the others not finite. list: scratch, count.
-HWY_NOINLINE inline void SumOthers(const UnitSums& s, const UnitLists& excluded, bool directly, int32_t* list,
+// x = whole - x. Returns whether the largest element of the difference is no small one beside what was subtracted;
+// z, which has its own scale, is left to the caller.
+HWY_NOINLINE inline bool SubtractFromTotal(const UnitSums& s, float* x) {
+  const hn::ScalableTag<float> d;
+  const size_t h = s.features * s.Ld();
+  auto subtracted = hn::Zero(d), left = hn::Zero(d);
+  for (size_t e = 0; e < s.Floats(); e += kLanes) {
+    const auto part = hn::LoadU(d, x + e), rest = hn::Sub(hn::LoadU(d, s.total + e), part);
+    hn::StoreU(rest, d, x + e);
+    if (e >= h) continue;
+    subtracted = hn::Max(subtracted, hn::Abs(part)), left = hn::Max(left, hn::Abs(rest));
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, left)) >= kLeastShare * hn::GetLane(hn::MaxOfLanes(d, subtracted));
+}
+
+// out = the sum over all units but the excluded ones: the total less these, or directly over all that are left when
+// that is wanted, shorter, or the only way to be right: where they are tiny beside the others, or the others not
+// finite. list: scratch, count of units. Returns whether it was summed directly.
+HWY_NOINLINE inline bool SumOthers(const UnitSums& s, const UnitLists& excluded, bool directly, int32_t* list,
                                    float* out) {
+  const auto add = [&](int64_t n) { SumUnits(s, 0, s.Floats(), n, [&](int64_t i) { return list[i]; }, out); };
+  if (!directly && 2 * excluded.Count() < s.count && s.Finite()) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < excluded.n_a; i++) list[n++] = excluded.a[i];
+    for (int64_t i = 0; i < excluded.n_b; i++) list[n++] = excluded.b[i];
+    add(n);
+    if (SubtractFromTotal(s, out)) return false;
+  }
   int64_t n = 0, a = 0, b = 0;
-  if (!directly) {
-    for (; a < excluded.n_a; a++) list[n++] = excluded.a[a];
-    for (; b < excluded.n_b; b++) list[n++] = excluded.b[b];
-  } else {
-    for (int32_t u = 0; u < int32_t(s.count); u++) {
-      if (a < excluded.n_a && excluded.a[a] == u) {
-        a++;
-      } else if (b < excluded.n_b && excluded.b[b] == u) {
-        b++;
-      } else {
-        list[n++] = u;
-      }
+  for (int32_t u = 0; u < int32_t(s.count); u++) {
+    if (a < excluded.n_a && excluded.a[a] == u) {
+      a++;
+    } else if (b < excluded.n_b && excluded.b[b] == u) {
+      b++;
+    } else {
+      list[n++] = u;
     }
   }
-  SumUnits(s, 0, s.Floats(), n, [&](int64_t i) { return list[i]; }, directly ? nullptr : s.total, out);
-}
-// Is the direct sum the shorter one, or the only one?
-inline bool BetterDirectly(const UnitSums& s, const UnitLists& excluded) {
-  return 2 * excluded.Count() >= s.count || !s.Finite();
+  add(n);
+  return true;
 }
 
 #endif  // ATTUNE_ISA

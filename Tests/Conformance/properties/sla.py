@@ -131,7 +131,7 @@ def values_of_critical_blocks_are_not_in_the_complement(x):
 
 
 def keys_beside_a_dominant_block_keep_their_weights(x):
-    """The critical block has nearly all of the features; what is left of them is small and exact."""
+    """The critical block has nearly all of the features; the rest is small, but exact."""
     t = _problem(x, Nq=4)
     t["q"], t["k"] = np.abs(t["q"]), t["k"] - 3
     t["k"][:, :, 8:12] = 200

@@ -31,7 +31,7 @@ struct QueryRows {
   float* delta;        // <do, o_s>
 };
 
-// Gradients of the projection, and with scope all of the sums over keys, gathered over a run of query blocks.
+// Gradients of the projection, gathered over a run of query blocks.
 struct RunSums {
   float *dw, *db;  // [Dv x ld_o], [ld_o]
 };

@@ -94,7 +94,8 @@ class Preparation {
 
   // Floats of scratch that a worker needs for any of the tasks.
   size_t ScratchFloats() const {
-    return size_t(kSumRows) * (ld_q_ + ld_o_) + 2 * (MeanStride(c_.D) + size_t(c_.Nb)) + size_t(c_.Nb) + 64;
+    const size_t choice = 2 * (MeanStride(c_.D) + size_t(c_.Nb)) + PadTo32(c_.Nb);
+    return size_t(kSumRows) * (ld_q_ + ld_o_) + (choice + 15) / 16 * 16;
   }
 
   HeadMemory At(float* m) const {

@@ -6,7 +6,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "moh/attention-inl.h"
+#include "moh/lanes-inl.h"
 #include "moh/projection-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -29,7 +29,8 @@ class Forward {
   Forward(const attune_exec& x, const Problem& c, size_t rows, size_t keys)
       : x_(x), c_(c), arena_(x), routes_(x, c, &arena_, false, bool(c.l_aux)), projection_(x, c, &arena_) {
     tile_rows_ = rows, tile_keys_ = keys;
-    tile_floats_ = (TileMemory::Floats(c, rows, keys) + 15) / 16 * 16;
+    const size_t floats = TileMemory::Floats(c, rows, keys), lanes = LaneMemory::Floats(c, rows, keys);
+    tile_floats_ = ((floats > lanes ? floats : lanes) + 15) / 16 * 16;
     tiles_ = arena_.Floats(int64_t(tile_floats_ * x.n_workers));
     heads_ = c.B * c.Hkv;
   }
@@ -134,6 +135,39 @@ class PackedCall : public Forward {
   float *keys_, *values_, *rows_;
 };
 
+// Queries in the lanes of vectors: keys and values are broadcast from where they lie.
+class LanesCall : public Forward {
+ public:
+  LanesCall(const attune_exec& x, const Problem& c)
+      : Forward(x, c, size_t(x.knobs[kQueryRows]), size_t(x.knobs[kKeyRows])) {}
+
+  attune_status Run() {
+    attune_status status = Route();
+    if (status == ATTUNE_OK) {  // the last tiles first: they see most
+      const int64_t tiles = Tiles(routes_.MostRows(), int64_t(tile_rows_)), copies = c_.k_cache_out ? heads_ : 0;
+      status = Parallel(x_, heads_ * tiles + copies, 1, [&](int64_t n, uint32_t worker) {
+        if (n >= heads_ * tiles) {
+          const int64_t head = n - heads_ * tiles;
+          return WriteCaches(c_, head / c_.Hkv, head % c_.Hkv);
+        }
+        Tile(n % heads_, (tiles - 1 - n / heads_) * int64_t(tile_rows_), worker);
+      });
+    }
+    return Finish(status);
+  }
+
+ private:
+  void Tile(int64_t n, int64_t first, uint32_t worker) const {
+    const int64_t b = n / c_.Hkv, head = n % c_.Hkv, left = routes_.Count(b, head) - first;
+    if (left <= 0) return;
+    const LaneMemory w(c_, tile_rows_, tile_keys_, tiles_ + worker * tile_floats_);
+    const RowsOfHead of = {routes_.Rows(b, head) + first, b, head, int32_t(c_.Group())};
+    QueryLanes rows(c_, w, of, size_t(left < int64_t(tile_rows_) ? left : tile_rows_));
+    rows.Run();
+    Store(&rows, of);
+  }
+};
+
 // Keys and values of a kv head are read once for all its active rows, or not at all when there is none. Long keys are
 // cut into chunks of fixed length, so that a single head keeps every thread busy, and merged in order.
 class InPlaceCall : public Forward {
@@ -218,6 +252,14 @@ attune_status PackedForward(const attune_exec* x) {
 attune_status PackedStep(const attune_exec* x) {
   const Problem c = ReadStep(*x);
   return PackedCall(*x, c).Run();
+}
+attune_status LanesForward(const attune_exec* x) {
+  const Problem c = ReadForward(*x);
+  return LanesCall(*x, c).Run();
+}
+attune_status LanesStep(const attune_exec* x) {
+  const Problem c = ReadStep(*x);
+  return LanesCall(*x, c).Run();
 }
 attune_status InPlaceForward(const attune_exec* x) {
   const Problem c = ReadForward(*x);

@@ -9,12 +9,14 @@ enum PackedKnob { kQueryRows, kKeyRows };
 enum InPlaceKnob { kInPlaceKeyRows, kChunk };
 constexpr int64_t kFewRows = 32;  // per kv head, for keys in place
 
-// One call; it spreads its phases over the workers. Packed: keys are transposed once, for many queries. InPlace: they
-// are read where they are, for few.
+// One call; it spreads its phases over the workers. Lanes, Packed: for many queries; either queries or keys are
+// transposed. InPlace: nothing is, for few. Lanes and Packed have the same knobs.
 #define ATTUNE_MOH_FORWARD(isa)                       \
   namespace isa {                                     \
   attune_status PackedForward(const attune_exec* x);  \
   attune_status PackedStep(const attune_exec* x);     \
+  attune_status LanesForward(const attune_exec* x);   \
+  attune_status LanesStep(const attune_exec* x);      \
   attune_status InPlaceForward(const attune_exec* x); \
   attune_status InPlaceStep(const attune_exec* x);    \
   }

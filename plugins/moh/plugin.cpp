@@ -36,9 +36,10 @@ constexpr attune_knob kInPlaceKnobs[] = {
 #define ATTUNE_MOH_ROUTES "4*(1024+3*B*Hq*(Nq+32)+B*Hq*Nq/8+$workers*(16*Hq+16))"
 #define ATTUNE_MOH_PROJECTION "4*has(y)*(Hq*Dv*(Cout+32)+(Hq*Dv+64)*96*$workers)"
 // Scratch of each worker for tiles of ROWS query rows; see attention-inl.h.
-#define ATTUNE_MOH_TILE(ROWS) "4*$workers*(" ROWS "*(D+Dv+112)+48*k.bk+32*D+2048)"
+#define ATTUNE_MOH_TILE(ROWS) "4*$workers*((" ROWS "+k.bk+132)*(D+Dv+112)+48*k.bk+2048)"
 constexpr char kPackedWorkspace[] = ATTUNE_MOH_ROUTES "+" ATTUNE_MOH_PROJECTION "+" ATTUNE_MOH_TILE("k.bq")
     "+4*B*Hkv*(Nk+64)*(D+Dv+32)";
+constexpr char kLanesWorkspace[] = ATTUNE_MOH_ROUTES "+" ATTUNE_MOH_PROJECTION "+" ATTUNE_MOH_TILE("k.bq");
 constexpr char kInPlaceWorkspace[] = ATTUNE_MOH_ROUTES "+" ATTUNE_MOH_PROJECTION "+" ATTUNE_MOH_TILE("32")
     "+4*B*Hkv*(Nk>k.chunk)*32*cdiv(Nk,k.chunk)*(Dv+48)";
 #undef ATTUNE_MOH_ROUTES
@@ -53,6 +54,18 @@ constexpr attune_kernel Packed(double efficiency) {
   k.when = "Hq/Hkv*Nq<2147483648";
   k.workspace = kPackedWorkspace;
   k.efficiency = efficiency;
+  return k;
+}
+// Heads that a token uses.
+#define ATTUNE_MOH_ACTIVE "((p.gate_mode==given)*Hq+(p.gate_mode!=given)*(p.n_shared+p.top_k))"
+
+constexpr attune_kernel Lanes(double efficiency) {
+  attune_kernel k = Packed(efficiency);
+  k.doc = "active rows gathered into the lanes of vectors, keys and values read by broadcast";
+  k.when = "Hq/Hkv*Nq<2147483648&&!has(bias)";
+  k.workspace = kLanesWorkspace;
+  // What some of a vector's queries see and others do not costs twice.
+  k.flops = "2*B*Nq*(Nk/(1+p.causal)+60*p.causal)*(D+Dv)*" ATTUNE_MOH_ACTIVE "+has(w_o)*2*B*Nq*Cout*Hq*Dv";
   return k;
 }
 constexpr attune_kernel InPlace(double efficiency) {
@@ -91,13 +104,17 @@ constexpr attune_kernel Backward(double efficiency) {
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
     OnIsa(kAvx512, "in_place_avx512", N_AVX3::InPlaceForward, InPlace(0.5)),
+    OnIsa(kAvx512, "lanes_avx512", N_AVX3::LanesForward, Lanes(0.8)),
     OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(0.7)),
     OnIsa(kAvx2, "in_place_avx2", N_AVX2::InPlaceForward, InPlace(0.3)),
+    OnIsa(kAvx2, "lanes_avx2", N_AVX2::LanesForward, Lanes(0.4)),
     OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(0.35)),
     OnIsa(kSse4, "in_place_sse4", N_SSE4::InPlaceForward, InPlace(0.09)),
+    OnIsa(kSse4, "lanes_sse4", N_SSE4::LanesForward, Lanes(0.1)),
     OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(0.09)),
 #elif defined(__aarch64__)
     OnIsa(kNeon, "in_place_neon", N_NEON::InPlaceForward, InPlace(0.5)),
+    OnIsa(kNeon, "lanes_neon", N_NEON::LanesForward, Lanes(0.75)),
     OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(0.7)),
 #endif
     Reference(ReferenceForward, kReferenceForward),
@@ -105,13 +122,17 @@ const attune_kernel kForwardKernels[] = {
 const attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
     OnIsa(kAvx512, "in_place_avx512", N_AVX3::InPlaceStep, InPlace(0.5)),
+    OnIsa(kAvx512, "lanes_avx512", N_AVX3::LanesStep, Lanes(0.8)),
     OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(0.7)),
     OnIsa(kAvx2, "in_place_avx2", N_AVX2::InPlaceStep, InPlace(0.3)),
+    OnIsa(kAvx2, "lanes_avx2", N_AVX2::LanesStep, Lanes(0.4)),
     OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(0.35)),
     OnIsa(kSse4, "in_place_sse4", N_SSE4::InPlaceStep, InPlace(0.09)),
+    OnIsa(kSse4, "lanes_sse4", N_SSE4::LanesStep, Lanes(0.1)),
     OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(0.09)),
 #elif defined(__aarch64__)
     OnIsa(kNeon, "in_place_neon", N_NEON::InPlaceStep, InPlace(0.5)),
+    OnIsa(kNeon, "lanes_neon", N_NEON::LanesStep, Lanes(0.75)),
     OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(0.7)),
 #endif
     Reference(ReferenceStep, kReferenceForward),
@@ -130,9 +151,8 @@ const attune_kernel kBackwardKernels[] = {
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Np,Nn,E,Cout";
 constexpr char kLet[] = "Np=?0; Nn=?Nk-Np; Nk=Np+Nn; E=Hq-p.n_shared; Cout=?Hq*Dv";
 constexpr char kBuckets[] = "B:pow2; Nq:half2; Nk:half2; Np:half2; Nn:half2";
-#define ATTUNE_MOH_ACTIVE "((p.gate_mode==given)*Hq+(p.gate_mode!=given)*(p.n_shared+p.top_k))/(1+p.causal)"
-constexpr char kForwardFlops[] = "2*B*Nq*Nk*(D+Dv)*" ATTUNE_MOH_ACTIVE "+has(w_o)*2*B*Nq*Cout*Hq*Dv";
-constexpr char kBackwardFlops[] = "5*B*Nq*Nk*(D+Dv)*" ATTUNE_MOH_ACTIVE "+has(w_o)*4*B*Nq*Cout*Hq*Dv";
+constexpr char kForwardFlops[] = "2*B*Nq*Nk*(D+Dv)*" ATTUNE_MOH_ACTIVE "/(1+p.causal)+has(w_o)*2*B*Nq*Cout*Hq*Dv";
+constexpr char kBackwardFlops[] = "5*B*Nq*Nk*(D+Dv)*" ATTUNE_MOH_ACTIVE "/(1+p.causal)+has(w_o)*4*B*Nq*Cout*Hq*Dv";
 #undef ATTUNE_MOH_ACTIVE
 
 constexpr attune_entry BackwardEntry(attune_span kernels) {

@@ -199,8 +199,8 @@ class QueryLanes {
       if (j < any_end) top = hn::Max(top, hn::LoadU(d, at + j * kPanel));
       top = hn::Max(top, top2);
       const V old = hn::LoadU(d, m);
-      const V now = hn::IfThenElse(hn::Gt(top, old), top, old);             // a NaN is left to the weights
-      const V shift = hn::IfThenZeroElse(hn::Eq(now, none), now);           // never -inf - -inf
+      const V now = hn::IfThenElse(hn::Gt(top, old), top, old);    // a NaN is left to the weights
+      const V shift = hn::IfThenZeroElse(hn::Eq(now, none), now);  // never -inf - -inf
       V part = hn::Zero(d), part2 = part;
       const auto hidden_too = [&](size_t begin, size_t end) {
         for (size_t i = begin; i < end; i++) {

@@ -1,0 +1,70 @@
+// Dynamic mask attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
+#include "_kit/isa.h"
+#include "dma/reference.h"
+#include "dma/tables.h"
+
+namespace dma {
+namespace {
+
+using namespace tables;
+
+constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
+  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
+  k.workspace = workspace;
+  k.efficiency = 0.003;
+  return k;
+}
+
+const attune_kernel kForwardKernels[] = {
+    Reference(ReferenceForward, "8*(5*Nk+Dv)"),
+};
+const attune_kernel kStepKernels[] = {
+    Reference(ReferenceStep, "8*(5*(S+Nk)+Dv)"),
+};
+const attune_kernel kBackwardKernels[] = {
+    Reference(ReferenceBackward,
+              "8*(7*Nk+Dv+D+Nk*D+B*Hkv*Nk*Dv+Hkv*(Hkv*Dv+2)+has(bias)*max(0,dim(bias,0)*dim(bias,1)*dim(bias,2)*"
+              "dim(bias,3)))"),
+};
+
+constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv";
+constexpr char kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
+// Kept keys, and the bias row.
+#define ATTUNE_DMA_FLOPS(attention, bias)                                                                        \
+  attention "*B*Hq*Nq*((p.mask_mode==per_query||p.mask_mode==shared)*min(Nk,p.top_w)+!(p.mask_mode==per_query||" \
+            "p.mask_mode==shared)*Nk)*(D+Dv)/(1+p.causal)+(p.bias_mode==exp||p.bias_mode==linear)*" bias         \
+            "*B*Nk*Hkv*Hkv*Dv"
+
+constexpr attune_entry BackwardEntry(attune_span kernels) {
+  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, ATTUNE_DMA_FLOPS("5", "4"),
+                         Span(kBackwardTensors), Span(kForwardRules), kernels, nullptr,
+                         "gradients of forward with the kept sets held constant; only those that are asked for");
+  e.of = "forward";
+  return e;
+}
+
+const attune_entry kEntries[] = {
+    Entry(ATTUNE_FORWARD, "forward", kSymbols, "", kBuckets, ATTUNE_DMA_FLOPS("2", "2"), Span(kForwardTensors),
+          Span(kForwardRules), Span(kForwardKernels), nullptr, "softmax attention over the kept keys"),
+    BackwardEntry(Span(kBackwardKernels)),
+    Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,S,So", "S=?0; So=min(S+Nk,p.top_w)",
+          "B:pow2; Nq:half2; Nk:half2; S:half2; So:half2", "2*B*Hq*Nq*(S+Nk)*(D+Dv)+2*B*Nk*Hkv*Hkv*Dv",
+          Span(kStepTensors), Span(kStepRules), Span(kStepKernels), nullptr,
+          "bounded state: at most top_w keys per kv head"),
+};
+
+const attune_op kOps[] = {
+    Op(ATTUNE_FOLDER, {1, 0, 0, 0}, "Dynamic mask attention",
+       "Softmax attention over the top_w visible keys by a key bias that is sampled from the values or given.",
+       "arXiv:2508.02124", Span(kParams), Span(kEntries), Span(kPresets), Span(kTolerances)),
+};
+const attune_plugin kPlugin = Plugin("org.attune." ATTUNE_FOLDER, {1, 0, 0, 0}, Span(kOps));
+
+}  // namespace
+}  // namespace dma
+
+ATTUNE_NOTE("org.attune." ATTUNE_FOLDER, "1.0.0");
+
+extern "C" attune_status attune_plugin_entry_v1(attune_negotiation* n) {
+  return attune_negotiate(n, &dma::kPlugin);
+}

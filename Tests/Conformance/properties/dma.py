@@ -6,7 +6,7 @@ import numpy as np
 def _problem(x, N=29, **sizes):
     t = x.attention(Nq=N, Nk=N, **sizes)
     Hkv, Dv = t["k"].shape[1], t["v"].shape[3]
-    w_dt = x.normal(Hkv, Hkv * Dv) / np.sqrt(Hkv * Dv)
+    w_dt = x.normal(Hkv, Hkv * Dv) / np.float32(Hkv * Dv) ** 0.5
     return t | {"w_dt": w_dt, "b_dt": x.normal(Hkv) / 10, "w_a": x.normal(Hkv)}
 
 

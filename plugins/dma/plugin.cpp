@@ -1,5 +1,6 @@
 // Dynamic mask attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "dma/forward.h"
 #include "dma/reference.h"
 #include "dma/tables.h"
 
@@ -15,10 +16,44 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
   return k;
 }
 
+constexpr int64_t kTileRowValues[] = {32, 64, 128, 256}, kBlockKeyValues[] = {64, 128, 256};
+constexpr attune_knob kTiledKnobs[] = {
+    Knob("rows", kTileRowValues, 2, "query rows (positions times heads of a group) per tile"),
+    Knob("keys", kBlockKeyValues, 1, "keys whose scores are kept at a time"),
+};
+// Bytes, generously: what is known of every key; then each worker's tile of R rows and block of keys. N: all keys.
+#define ATTUNE_DMA_FORWARD_WORKSPACE(N)                                                                                "4*(B*Hkv*7*(" N ")+Hkv*(Hkv*Dv+32)+512+$workers*((k.rows+Hq/Hkv+64)*(D+Dv+96)+(k.keys+32)*(D+Dv+230)+3*(" N \
+  ")+Hkv*Dv+1024))"
+constexpr attune_kernel Tiled(const char* workspace, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "tiles of positions with all heads of a group, over the keys that they keep");
+  k.knobs = Span(kTiledKnobs);
+  k.knob_when = "k.rows<=32||k.rows<2*Hq/Hkv*Nq";
+  k.workspace = workspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr char kForwardWorkspace[] = ATTUNE_DMA_FORWARD_WORKSPACE("Nk");
+constexpr char kStepWorkspace[] = ATTUNE_DMA_FORWARD_WORKSPACE("S+Nk");
+
 const attune_kernel kForwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledForward, Tiled(kForwardWorkspace, 0.6)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledForward, Tiled(kForwardWorkspace, 0.3)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledForward, Tiled(kForwardWorkspace, 0.08)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledForward, Tiled(kForwardWorkspace, 0.6)),
+#endif
     Reference(ReferenceForward, "8*(5*Nk+Dv)"),
 };
 const attune_kernel kStepKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledStep, Tiled(kStepWorkspace, 0.6)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledStep, Tiled(kStepWorkspace, 0.3)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledStep, Tiled(kStepWorkspace, 0.08)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledStep, Tiled(kStepWorkspace, 0.6)),
+#endif
     Reference(ReferenceStep, "8*(5*(S+Nk)+Dv)"),
 };
 const attune_kernel kBackwardKernels[] = {

@@ -75,7 +75,7 @@ class TileAttention {
 
   void Run(int64_t b, int64_t head, int64_t first, int64_t count) {
     tile_.Begin(b, head, first, count);
-    tile_.LoadQueries();
+    tile_.LoadQueries(nullptr);
     const size_t rows = size_t(tile_.Rows());
     for (size_t r = 0; r < PadTo32(int64_t(rows)); r++) m_[r] = -INFINITY, sum_[r] = 0;
     memset(o_, 0, sizeof(float) * rows * ld_o_);

@@ -1,5 +1,6 @@
 // Dynamic mask attention: kernels, entries and the handshake. The tables of tensors and parameters are in tables.h.
 #include "_kit/isa.h"
+#include "dma/backward.h"
 #include "dma/forward.h"
 #include "dma/reference.h"
 #include "dma/tables.h"
@@ -56,7 +57,33 @@ const attune_kernel kStepKernels[] = {
 #endif
     Reference(ReferenceStep, "8*(5*(S+Nk)+Dv)"),
 };
+constexpr int64_t kBackwardRowValues[] = {32, 64, 128}, kSliceValues[] = {1, 2, 4};
+constexpr attune_knob kBackwardKnobs[] = {
+    Knob("rows", kBackwardRowValues, 2, "query rows (positions times heads of a group) per tile"),
+    Knob("slices", kSliceValues, 1, "shares of the tiles of a kv head that are worked on side by side"),
+};
+// The same, with sums of every slice for every key, and workers that hold all keys of a tile.
+constexpr char kBackwardWorkspace[] =
+    "4*(B*Hkv*Nk*(9+k.slices*(D+Dv+66))+Hkv*(Hkv*Dv+32)+512+$workers*((k.rows+Hq/Hkv+64)*(3*(D+Dv)+300+"
+    "has(dbias)*(Nk+32))+5*Nk+(Nk+1-(p.mask_mode!=given&&p.mask_mode!=none)*max(0,Nk-min(Nk,p.top_w)-k.rows))*"
+    "(2*(D+Dv)+340)+Hkv*Dv))";
+constexpr attune_kernel Backward(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "tiles of positions over the keys that they keep, scores made again");
+  k.knobs = Span(kBackwardKnobs);
+  k.knob_when = "k.slices==1||k.rows*k.slices<=Hq/Hkv*Nq";
+  k.workspace = kBackwardWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
 const attune_kernel kBackwardKernels[] = {
+#if defined(__x86_64__)
+    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.5)),
+    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.25)),
+    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.07)),
+#elif defined(__aarch64__)
+    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.5)),
+#endif
     Reference(ReferenceBackward,
               "8*(7*Nk+Dv+D+Nk*D+B*Hkv*Nk*Dv+Hkv*(Hkv*Dv+2)+has(bias)*max(0,dim(bias,0)*dim(bias,1)*dim(bias,2)*"
               "dim(bias,3)))"),

@@ -18,8 +18,6 @@ namespace dma {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
-constexpr int kMaxOdd = 64;  // rows with infinities or NaN that are looked after one by one
-
 // Positions of a tile for a wanted number of rows.
 inline int64_t TilePositions(const Problem& c, int64_t rows) {
   const int64_t n = rows / (c.Group() > 0 ? c.Group() : 1), most = n < c.Nq ? n : c.Nq;
@@ -79,16 +77,17 @@ class Tile {
       top_[r] = !c_.BiasPerKey() ? 0 : selection_.Largest(n)[t < c_.Nk ? t : c_.Nk - 1];
     }
   }
-  // q of the tile, transposed into panels, times `factor`.
-  void LoadQueries(const View& q, int64_t width, float factor, float* panels) {
+  // Rows of q or do of the tile times `factor`, transposed into panels. kept: room for all rows, which stay there; null:
+  // they do not.
+  void LoadQueries(const View& from, int64_t width, float factor, float* panels, float* kept) {
+    const size_t ld = PadTo32(width);
     for (size_t r = 0; r < size_t(rows_); r += kPanel) {
       const float* rows[kPanel];
-      const size_t ld = PadTo32(width);
       for (size_t i = 0; i < kPanel; i++) {
-        float* to = row_buffer_ + i * ld;
+        float* to = kept ? kept + (r + i) * ld : row_buffer_ + i * ld;
         rows[i] = to;
         if (r + i < size_t(rows_)) {
-          LoadRow({&q, q.Offset(b_, Head(r + i), Query(r + i))}, size_t(width), factor, to);
+          LoadRow({&from, from.Offset(b_, Head(r + i), Query(r + i))}, size_t(width), factor, to);
         } else {
           memset(to, 0, sizeof(float) * ld);
         }
@@ -96,7 +95,9 @@ class Tile {
       kit::TransposeToPanel(rows, size_t(width), panels + r * size_t(width));
     }
   }
-  void LoadQueries() { LoadQueries(c_.q, c_.D, float(c_.scale * kLog2E), panels_); }
+  // The queries themselves, in units of log2.
+  void LoadQueries(float* kept) { LoadQueries(c_.q, c_.D, QueryFactor(), panels_, kept); }
+  float QueryFactor() const { return float(c_.scale * kLog2E); }
 
   const KeyList& Keys() const { return list_; }
   int64_t Rows() const { return rows_; }
@@ -104,7 +105,6 @@ class Tile {
   int64_t Head(size_t r) const { return head_ * c_.Group() + int64_t(r) % c_.Group(); }
   // What is subtracted from the biases of row r, in natural units.
   double Largest(size_t r) const { return top_[r]; }
-  const float* QueryPanel(size_t first_row) const { return panels_ + first_row * size_t(c_.D); }
 
   // Rows of keys or values [begin, begin + n) of the list.
   void Gather(const KeyRows& from, int64_t begin, size_t n, int64_t width, float* to) const {
@@ -128,10 +128,14 @@ class Tile {
 
   // s[k * kPanel + lane] = <key k, query>, for n keys in rows of ld_q and the panel of rows that begins at first_row.
   void Scores(const float* keys, size_t n, size_t first_row, float* s) const {
-    const float* q = QueryPanel(first_row);
+    Products(keys, n, size_t(c_.D), ld_q, panels_ + first_row * size_t(c_.D), s);
+  }
+  // The same for any rows, `ld` apart, and a panel of `depth` rows.
+  HWY_NOINLINE static void Products(const float* keys, size_t n, size_t depth, size_t ld, const float* panel,
+                                    float* s) {
     for (size_t k = 0; k < n; k += kTileRows) {
-      kit::TileRows<2, false>(n - k < size_t(kTileRows) ? int(n - k) : kTileRows, size_t(c_.D), keys + k * ld_q, ld_q,
-                              q, kPanel, s + k * kPanel, kPanel);
+      kit::TileRows<2, false>(n - k < size_t(kTileRows) ? int(n - k) : kTileRows, depth, keys + k * ld, ld, panel,
+                              kPanel, s + k * kPanel, kPanel);
     }
   }
 

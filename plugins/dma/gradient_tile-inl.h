@@ -142,9 +142,12 @@ class GradientTile {
 #pragma GCC unroll 2
       for (int v = 0; v < 2; v++) {
         const size_t at = k * kPanel + v * kLanes;
-        const V p = hn::Mul(hn::LoadU(d, p_ + at), inverse[v]);
-        hn::StoreU(p, d, p_ + at);
-        hn::StoreU(hn::Mul(p, hn::Sub(hn::LoadU(d, ds_ + at), delta[v])), d, ds_ + at);
+        // Where the key is not kept it stays 0, whatever the row's sums are.
+        const V e = hn::LoadU(d, p_ + at);
+        const auto absent = hn::Eq(e, zero);
+        const V p = hn::IfThenZeroElse(absent, hn::Mul(e, inverse[v]));
+        const V ds = hn::IfThenZeroElse(absent, hn::Mul(p, hn::Sub(hn::LoadU(d, ds_ + at), delta[v])));
+        hn::StoreU(p, d, p_ + at), hn::StoreU(ds, d, ds_ + at);
       }
     }
   }

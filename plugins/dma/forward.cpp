@@ -7,7 +7,7 @@
 #include <hwy/highway.h>
 
 #include "_kit/online_softmax-inl.h"
-#include "dma/state.h"
+#include "dma/phases-inl.h"
 #include "dma/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -62,6 +62,10 @@ HWY_NOINLINE bool OnlineWeights(size_t n, float* s, float* m, float* sum, float*
 // One worker's work on a tile: one pass over the kept keys in blocks.
 class TileAttention {
  public:
+  static int64_t Positions(const attune_exec& x, const Problem& c) {
+    return TilePositions(c, x.knobs[kTileRowsWanted]);
+  }
+
   TileAttention(const attune_exec& x, const Problem& c, const Selection& selection, int64_t positions, Carver* m)
       : c_(c),
         block_(size_t(x.knobs[kBlockKeys])),
@@ -93,7 +97,9 @@ class TileAttention {
         for (size_t x = 0; x < odd; x++) AddOdd(begin, odd_[x], r, b, head);
       }
     }
-    for (size_t r = 0; r < rows; r++) Finish(b, r);
+    for (size_t r = 0; r < rows; r++) {
+      StoreResult(c_, b, tile_.Head(r), tile_.Query(r), o_ + r * ld_o_, sum_[r], m_[r], tile_.Largest(r));
+    }
   }
 
  private:
@@ -116,16 +122,6 @@ class TileAttention {
     }
   }
 
-  // Normalises and stores a row.
-  void Finish(int64_t b, size_t r) {
-    const float total = sum_[r];
-    float* o = o_ + r * ld_o_;
-    if (total == 0) memset(o, 0, sizeof(float) * ld_o_);
-    const int64_t h = tile_.Head(r), i = tile_.Query(r);
-    StoreRow(o, size_t(c_.Dv), total == 0 ? 0 : 1 / total, {&c_.o, c_.o.Offset(b, h, i)});
-    if (c_.lse) c_.lse.Put(total == 0 ? -INFINITY : m_[r] * kLn2 + tile_.Largest(r) + log(double(total)), b, h, i);
-  }
-
   const Problem& c_;
   size_t block_, ld_o_;
   Tile tile_;
@@ -133,47 +129,15 @@ class TileAttention {
   int32_t* odd_;
 };
 
-// Phases: biases and deaths of all keys; tiles of queries; the state (step). What a task writes depends on sizes and
-// knobs alone.
-attune_status Run(const attune_exec& x, const Problem& c) {
-  const int64_t positions = TilePositions(c, x.knobs[kTileRowsWanted]);
-  float* const base = static_cast<float*>(x.workspace);
-  Selection selection(c);
-  const size_t shared = selection.Place(c, false, base);
-  Carver counter(nullptr);
-  (void)TileAttention(x, c, selection, positions, &counter);
-  const size_t rows = (Selection::Scratch(c) + 15) / 16 * 16, scratch = counter.Used() > rows ? counter.Used() : rows;
-  if ((shared + x.n_workers * scratch) * sizeof(float) > x.workspace_bytes) {
-    return attune_fail(x.error, ATTUNE_E_WORKSPACE, "", "the kernel reserved less workspace than it needs");
-  }
-  const auto memory = [&](uint32_t worker) { return base + shared + worker * scratch; };
-  attune_status status = selection.Find(x, c, memory);
-  const int64_t heads = c.B * c.Hkv, tiles = (c.Nq + positions - 1) / positions;
-  if (status == ATTUNE_OK) {  // the last tiles first: with causal they see most
-    status = Parallel(x, heads * tiles, [&](int64_t n, uint32_t worker) {
-      Carver m(memory(worker));
-      const int64_t first = (tiles - 1 - n / heads) * positions;
-      TileAttention(x, c, selection, positions, &m)
-          .Run(n % heads / c.Hkv, n % heads % c.Hkv, first, c.Nq - first < positions ? c.Nq - first : positions);
-    });
-  }
-  if (status == ATTUNE_OK && c.k_out) {
-    status = Parallel(x, heads, [&](int64_t n, uint32_t) {
-      StoreState(c, n / c.Hkv, n % c.Hkv, selection.Bias(n), selection.Death(n));
-    });
-  }
-  return status == ATTUNE_OK && Cancelled(x) ? ATTUNE_E_CANCELLED : status;
-}
-
 }  // namespace
 
 attune_status TiledForward(const attune_exec* x) {
   const Problem c = ReadForward(*x);
-  return Run(*x, c);
+  return RunPhases<TileAttention>(*x, c);
 }
 attune_status TiledStep(const attune_exec* x) {
   const Problem c = ReadStep(*x);
-  return Run(*x, c);
+  return RunPhases<TileAttention>(*x, c);
 }
 
 #endif  // ATTUNE_ISA

@@ -34,25 +34,47 @@ constexpr attune_kernel Tiled(const char* workspace, double efficiency) {
   k.efficiency = efficiency;
   return k;
 }
+constexpr attune_kernel Rows(const char* when, const char* workspace, double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr, "keys and values read in place");
+  k.when = when;
+  k.workspace = workspace;
+  k.efficiency = efficiency;
+  return k;
+}
+#define ATTUNE_DMA_ROWS_WORKSPACE(N) \
+  "4*(B*Hkv*7*(" N ")+Hkv*(Hkv*Dv+32)+512+$workers*((Hq/Hkv*Nq+1)*(D+Dv+200)+3*(" N ")+Hkv*Dv+3*Dv+2048))"
+constexpr char kFewRows[] = "Hq/Hkv*Nq<=16";
+constexpr char kFewPlainRows[] =
+    "Hq/Hkv*Nq<=16&&!has(mask)&&(!has(bias)||dim(bias,2)==1&&(dim(bias,1)==1||dim(bias,1)==Hkv))";
+constexpr char kForwardRowsWorkspace[] = ATTUNE_DMA_ROWS_WORKSPACE("Nk");
+constexpr char kStepRowsWorkspace[] = ATTUNE_DMA_ROWS_WORKSPACE("S+Nk");
 constexpr char kForwardWorkspace[] = ATTUNE_DMA_FORWARD_WORKSPACE("Nk");
 constexpr char kStepWorkspace[] = ATTUNE_DMA_FORWARD_WORKSPACE("S+Nk");
 
 const attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.3)),
     OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledForward, Tiled(kForwardWorkspace, 0.6)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.2)),
     OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledForward, Tiled(kForwardWorkspace, 0.3)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.08)),
     OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledForward, Tiled(kForwardWorkspace, 0.08)),
 #elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.3)),
     OnIsa(kNeon, "tiled_neon", N_NEON::TiledForward, Tiled(kForwardWorkspace, 0.6)),
 #endif
     Reference(ReferenceForward, "8*(5*Nk+Dv)"),
 };
 const attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.3)),
     OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledStep, Tiled(kStepWorkspace, 0.6)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.2)),
     OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledStep, Tiled(kStepWorkspace, 0.3)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.08)),
     OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledStep, Tiled(kStepWorkspace, 0.08)),
 #elif defined(__aarch64__)
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.3)),
     OnIsa(kNeon, "tiled_neon", N_NEON::TiledStep, Tiled(kStepWorkspace, 0.6)),
 #endif
     Reference(ReferenceStep, "8*(5*(S+Nk)+Dv)"),

@@ -119,6 +119,22 @@ HWY_NOINLINE inline void AddTransposed(size_t rows, size_t columns, size_t depth
   }
 }
 
+// Takes pieces of a worker's memory; with a null base it only counts.
+class Carver {
+ public:
+  explicit Carver(float* base) : base_(base) {}
+  float* Take(size_t n) {
+    const size_t at = used_;
+    used_ += (n + 15) / 16 * 16;
+    return base_ ? base_ + at : nullptr;
+  }
+  size_t Used() const { return used_; }
+
+ private:
+  float* base_;
+  size_t used_ = 0;
+};
+
 inline bool Cancelled(const attune_exec& x) {
   return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
 }

@@ -24,22 +24,6 @@ inline int64_t TilePositions(const Problem& c, int64_t rows) {
   return most > 1 ? most : 1;
 }
 
-// Takes pieces of a worker's memory; with a null base it only counts.
-class Carver {
- public:
-  explicit Carver(float* base) : base_(base) {}
-  float* Take(size_t n) {
-    const size_t at = used_;
-    used_ += (n + 15) / 16 * 16;
-    return base_ ? base_ + at : nullptr;
-  }
-  size_t Used() const { return used_; }
-
- private:
-  float* base_;
-  size_t used_ = 0;
-};
-
 // The queries of a tile, and the keys they keep.
 class Tile {
  public:

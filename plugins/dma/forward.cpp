@@ -46,7 +46,7 @@ HWY_NOINLINE bool OnlineWeights(size_t n, float* s, float* m, float* sum, float*
 #pragma GCC unroll 2
     for (int v = 0; v < 2; v++) {
       float* at = s + k * kPanel + v * kLanes;
-      const V p = kit::Exp2(d, hn::Sub(hn::LoadU(d, at), shift[v]));
+      const V p = Weight(d, hn::Sub(hn::LoadU(d, at), shift[v]));
       hn::StoreU(p, d, at);
       part[v] = hn::Add(part[v], p);
     }

@@ -125,7 +125,7 @@ class GradientTile {
 #pragma GCC unroll 2
       for (int v = 0; v < 2; v++) {
         const size_t at = k * kPanel + v * kLanes;
-        const V s = hn::LoadU(d, p_ + at), e = kit::Exp2(d, hn::Sub(s, top[v]));
+        const V s = hn::LoadU(d, p_ + at), e = Weight(d, hn::Sub(s, top[v]));
         // What is not kept may be NaN.
         const V dp = hn::IfThenZeroElse(hn::Eq(s, none), hn::LoadU(d, ds_ + at));
         hn::StoreU(e, d, p_ + at), hn::StoreU(dp, d, ds_ + at);

@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "_kit/exp-inl.h"
 #include "_kit/pack-inl.h"
 #include "_kit/tile-inl.h"
 #include "dma/problem.h"
@@ -46,6 +47,16 @@ HWY_INLINE void StoreRow(const float* src, size_t n, float factor, const RowRef&
     kit::Narrow(src, n, factor, const_cast<T*>(p));
   });
 }
+// 2^x for x <= 0, or 0 when that is so small that it changes no sum with a 1 in it: biases that are far apart make many
+// such weights, and denormal numbers cost a hundred times as much as others.
+constexpr float kLeastExponent = -80;
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Weight(D d, V x) {
+  const V least = hn::Set(d, kLeastExponent);
+  // The operands of the maximum in this order let a NaN through.
+  return hn::IfThenZeroElse(hn::Lt(x, least), kit::Exp2(d, hn::Max(least, x)));
+}
+
 // Is every number of x[0, n) finite? n: rounded up to whole vectors, which LoadRow fills.
 HWY_INLINE bool AllFinite(const float* x, size_t n) {
   const hn::ScalableTag<float> d;

@@ -10,7 +10,6 @@
 #endif
 #include <math.h>
 
-#include "_kit/exp-inl.h"
 #include "dma/selection-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -75,16 +75,21 @@ class Selection {
   // softmax subtracts is one of the weights.
   HWY_NOINLINE void Biases(const Problem& c, int64_t b, int64_t first, float* row) const {
     const int64_t last = c.Nk - first < kBiasKeys ? c.Nk : first + kBiasKeys;
+    const int64_t fresh = c.Cached() < first ? first : c.Cached() < last ? c.Cached() : last;
+    for (int64_t h = 0; h < c.Hkv && first < fresh; h++) {
+      const View& state = c.key_bias_state;
+      const float* known = static_cast<const float*>(state.Data()) + state.Offset(b, h);
+      double* to = bias_ + (b * c.Hkv + h) * c.Nk;
+      for (int64_t j = first; j < fresh; j++) to[j] = known[j * state.Stride(2)];
+    }
     memset(row + c.Hkv * c.Dv, 0, sizeof(float) * 32);
-    for (int64_t j = first; j < last; j++) {
-      if (c.Sampled() && j >= c.Cached()) {  // side by side: a head overwrites the zeros behind the one before
+    for (int64_t j = fresh; j < last; j++) {
+      if (c.Sampled()) {  // side by side: a head overwrites the zeros behind the one before
         for (int64_t g = 0; g < c.Hkv; g++) LoadRow(c.v.At(b, g, j), size_t(c.Dv), 1, row + g * c.Dv);
       }
       for (int64_t h = 0; h < c.Hkv; h++) {
         const int64_t at = (b * c.Hkv + h) * c.Nk + j;
-        if (j < c.Cached()) {
-          bias_[at] = c.key_bias_state.Get(b, h, j);
-        } else if (!c.Sampled()) {
+        if (!c.Sampled()) {
           bias_[at] = c.GivenBias(b, h * c.Group(), 0, j);
         } else {
           const double dt = DotInDouble(Weights(h), row, size_t(c.Hkv * c.Dv)) + (c.b_dt ? c.b_dt.Get(h) : 0);

@@ -10,20 +10,28 @@ namespace dma {
 // Writes what is left of the keys of one (batch, kv head) after the last token, oldest first. In place, what has not
 // moved is not touched; a slot is never behind the key that takes it.
 inline void StoreState(const Problem& c, int64_t b, int64_t head, const double* bias, const int32_t* death) {
-  const int64_t size = c.k_out.DType() == ATTUNE_F32 ? 4 : 2;
-  const auto move = [&](const KeyRows& from, const View& to, int64_t j, int64_t slot, int64_t width) {
-    const RowRef row = from.At(b, head, j);
-    const char* source = static_cast<const char*>(row.view->Data()) + row.offset * size;
-    char* target = static_cast<char*>(to.Data()) + to.Offset(b, head, slot) * size;
-    if (source != target) memmove(target, source, size_t(width * size));
+  int64_t unmoved = 0;
+  while (unmoved < c.Cached() && death[unmoved] == kNever) unmoved++;
+  const auto store = [&](const View& state, const View& out, auto copy) {
+    const bool in_place = state && state.Data() == out.Data();
+    int64_t slot = in_place ? unmoved : 0;
+    for (int64_t j = slot; j < c.Nk; j++) {
+      if (death[j] == kNever) copy(j, slot++);
+    }
   };
-  int64_t slot = 0;
-  for (int64_t j = 0; j < c.Nk; j++) {
-    if (death[j] != kNever) continue;
-    move(c.k, c.k_out, j, slot, c.D);
-    move(c.v, c.v_out, j, slot, c.Dv);
-    c.key_bias_out.Put(bias[j], b, head, slot++);
-  }
+  const auto store_rows = [&](const KeyRows& from, const View& out, int64_t width) {
+    const int64_t size = out.DType() == ATTUNE_F32 ? 4 : 2;
+    store(from.cached, out, [&](int64_t j, int64_t slot) {
+      const RowRef row = from.At(b, head, j);
+      memmove(static_cast<char*>(out.Data()) + out.Offset(b, head, slot) * size,
+              static_cast<const char*>(row.view->Data()) + row.offset * size, size_t(width * size));
+    });
+  };
+  store_rows(c.k, c.k_out, c.D);
+  store_rows(c.v, c.v_out, c.Dv);
+  float* const biases = static_cast<float*>(c.key_bias_out.Data()) + c.key_bias_out.Offset(b, head);
+  const int64_t step = c.key_bias_out.Stride(2);
+  store(c.key_bias_state, c.key_bias_out, [&](int64_t j, int64_t slot) { biases[slot * step] = float(bias[j]); });
 }
 
 }  // namespace dma

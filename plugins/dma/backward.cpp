@@ -74,7 +74,9 @@ class Backward {
       });
     }
     if (status == ATTUNE_OK && g_.dw_dt) {
-      status = Parallel(x_, c_.Hkv * c_.Hkv, [&](int64_t n, uint32_t w) { Weights(n / c_.Hkv, n % c_.Hkv, Scratch(w)); });
+      status = Parallel(x_, c_.Hkv * c_.Hkv, [&](int64_t n, uint32_t w) {
+        Weights(n / c_.Hkv, n % c_.Hkv, Scratch(w));
+      });
     }
     if (status == ATTUNE_OK && per_key_) {
       status = Parallel(x_, c_.bias.Dim(0) * c_.bias.Dim(1), [&](int64_t n, uint32_t) {
@@ -192,8 +194,8 @@ class Backward {
     if (d3 == 1) g_.dbias.Put(all, b, head, 0, 0);
   }
 
-  // Other shapes of dbias: an owner is a kv head of it, or all of them; it has a row per head and position of a tile, as
-  // far as dbias has.
+  // Other shapes of dbias: an owner is a kv head of it, or all of them; it has a row per head and position of a tile,
+  // as far as dbias has.
   int64_t BiasHeads() const { return c_.bias.Dim(1) > 1 ? c_.Hkv : 1; }
   int64_t BiasRowHeads() const { return c_.bias.Dim(1) > c_.Hkv ? c_.Group() : 1; }
   size_t BiasRows() const { return size_t(BiasRowHeads() * (c_.bias.Dim(2) > 1 ? positions_ : 1)); }
@@ -215,7 +217,8 @@ class Backward {
             for (size_t i = 0; i < kPanel && first + i < size_t(tile.Queries().Rows()); i++) {
               const int64_t r = int64_t(first + i);
               float* to = sums + size_t(row(r % c_.Group(), r / c_.Group())) * ld;
-              for (int64_t k = 0; k < keys.count; k++) to[keys.keys[k]] += tile.ScoreGradients()[size_t(k) * kPanel + i];
+              const float* ds = tile.ScoreGradients() + i;
+              for (int64_t k = 0; k < keys.count; k++) to[keys.keys[k]] += ds[size_t(k) * kPanel];
             }
           });
         }

@@ -1,5 +1,5 @@
-// Gradients of a tile of queries against all keys that they keep: scores, weights P and dS are made again, panel of rows
-// by panel, and give to dq, dk, dv and the biases at once.
+// Gradients of a tile of queries against all keys that they keep: scores, weights P and dS are made again, panel of
+// rows by panel, and give to dq, dk, dv and the biases at once.
 #if defined(ATTUNE_DMA_GRADIENT_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_DMA_GRADIENT_TILE_INL_H_
 #undef ATTUNE_DMA_GRADIENT_TILE_INL_H_

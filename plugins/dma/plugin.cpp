@@ -19,12 +19,13 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
 
 constexpr int64_t kTileRowValues[] = {32, 64, 128, 256}, kBlockKeyValues[] = {64, 128, 256};
 constexpr attune_knob kTiledKnobs[] = {
-    Knob("rows", kTileRowValues, 2, "query rows (positions times heads of a group) per tile"),
+    Knob("rows", kTileRowValues, 3, "query rows (positions times heads of a group) per tile"),
     Knob("keys", kBlockKeyValues, 1, "keys whose scores are kept at a time"),
 };
 // Bytes, generously: what is known of every key; then each worker's tile of R rows and block of keys. N: all keys.
-#define ATTUNE_DMA_FORWARD_WORKSPACE(N)                                                                                "4*(B*Hkv*7*(" N ")+Hkv*(Hkv*Dv+32)+512+$workers*((k.rows+Hq/Hkv+64)*(D+Dv+96)+(k.keys+32)*(D+Dv+230)+3*(" N \
-  ")+Hkv*Dv+1024))"
+#define ATTUNE_DMA_FORWARD_WORKSPACE(N) \
+  "4*(B*Hkv*7*(" N ")+Hkv*(Hkv*Dv+32)+512+" \
+  "$workers*((k.rows+Hq/Hkv+64)*(D+Dv+96)+(k.keys+32)*(D+Dv+230)+3*(" N ")+Hkv*Dv+1024))"
 constexpr attune_kernel Tiled(const char* workspace, double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "tiles of positions with all heads of a group, over the keys that they keep");

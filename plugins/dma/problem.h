@@ -1,4 +1,5 @@
-// One call of any entry by meaning: which tensor is which, and who sees whom. Shared by the references and every kernel.
+// One call of any entry by meaning: which tensor is which, and who sees whom. Shared by the references and every
+// kernel.
 #ifndef ATTUNE_DMA_PROBLEM_H_
 #define ATTUNE_DMA_PROBLEM_H_
 #include "_kit/scalar.h"

@@ -1,5 +1,6 @@
-// Scores of a tile of queries and a block of its keys, keys down, queries across: a lane is a query, so that the softmax
-// of a row needs no sum across lanes, a key's bias is one scalar, and who keeps a key is one comparison of vectors.
+// Scores of a tile of queries and a block of its keys, keys down, queries across: a lane is a query, so that the
+// softmax of a row needs no sum across lanes, a key's bias is one scalar, and who keeps a key is one comparison of
+// vectors.
 // Row of a tile = position * heads of the group + head. A panel is kPanel rows. Scores are in units of log2, with the
 // bias relative to the largest that the row keeps.
 #if defined(ATTUNE_DMA_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -26,19 +27,18 @@ inline int64_t TilePositions(const Problem& c, int64_t rows) {
 // The queries of a tile, and the keys they keep.
 class Tile {
  public:
-  // Takes its memory: per row 2 D' + 4 floats and what elementwise biases want; 2 Nk ints, Nk bytes. D' = PadTo32(D).
+  // Takes its memory from m: panels of D numbers per row, what a block of keys wants, and lists as long as all keys.
   Tile(const Problem& c, const Selection& selection, int64_t positions, size_t block_keys, Carver* m)
       : c_(c),
         selection_(selection),
-        positions_(positions),
-        most_rows_(PadTo32(positions * c.Group())),
         ld_q(PadTo32(c.D)),
         elementwise_(c.mask || (c.bias && !c.BiasPerKey())),
         block_keys_(block_keys) {
-    panels_ = m->Take(most_rows_ * size_t(c.D));
+    const size_t rows = PadTo32(positions * c.Group());
+    panels_ = m->Take(rows * size_t(c.D));
     row_buffer_ = m->Take(kPanel * (ld_q > PadTo32(c.Dv) ? ld_q : PadTo32(c.Dv)));
-    t_ = reinterpret_cast<int32_t*>(m->Take(most_rows_));
-    top_ = reinterpret_cast<double*>(m->Take(2 * most_rows_));
+    t_ = reinterpret_cast<int32_t*>(m->Take(rows));
+    top_ = reinterpret_cast<double*>(m->Take(2 * rows));
     list_.keys = reinterpret_cast<int32_t*>(m->Take(size_t(c.Nk) + 32));
     list_.rest = reinterpret_cast<int32_t*>(m->Take(size_t(c.Nk) + 32));
     active_ = reinterpret_cast<uint8_t*>(m->Take(c.mask ? size_t(c.Nk) / 4 + 16 : 0));
@@ -60,8 +60,8 @@ class Tile {
       top_[r] = !c_.BiasPerKey() ? 0 : selection_.Largest(n)[t < c_.Nk ? t : c_.Nk - 1];
     }
   }
-  // Rows of q or do of the tile times `factor`, transposed into panels. kept: room for all rows, which stay there; null:
-  // they do not.
+  // Rows of q or do of the tile times `factor`, transposed into panels. kept: room for all rows, which stay there;
+  // null: they do not.
   void LoadQueries(const View& from, int64_t width, float factor, float* panels, float* kept) {
     const size_t ld = PadTo32(width);
     for (size_t r = 0; r < size_t(rows_); r += kPanel) {
@@ -249,8 +249,6 @@ class Tile {
 
   const Problem& c_;
   const Selection& selection_;
-  int64_t positions_;
-  size_t most_rows_;
 
  public:
   const size_t ld_q;  // distance of rows of keys

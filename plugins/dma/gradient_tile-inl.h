@@ -38,7 +38,7 @@ class GradientTile {
     k_ = m->Take(most_ * ld_q), v_ = m->Take(most_ * ld_o_);
     dk_ = m->Take(most_ * ld_q), dv_ = m->Take(most_ * ld_o_), dbias_ = reinterpret_cast<double*>(m->Take(2 * most_));
     p_ = m->Take(most_ * kPanel), ds_ = m->Take(most_ * kPanel);
-    odd_ = reinterpret_cast<int32_t*>(m->Take(most_));
+    odd_keys_ = reinterpret_cast<int32_t*>(m->Take(most_)), odd_rows_ = reinterpret_cast<int32_t*>(m->Take(rows));
   }
 
   const Tile& Queries() const { return tile_; }
@@ -76,7 +76,7 @@ class GradientTile {
       if (g_.dq) QueryGradients(r, lanes);
       if (sums.dv) AddOuter(p_, d_o_ + r * ld_o_, size_t(c_.Dv), lanes, ld_o_, dv_);
       if (sums.dk) AddOuter(ds_, q_ + r * tile_.ld_q, size_t(c_.D), lanes, tile_.ld_q, dk_);
-      if (odd_rows_) AddOddRows(r, lanes, sums);
+      AddOddRows(r, lanes, sums);
       if (sums.dbias) AddBiases(lanes);
     });
     if (begun) return Scatter(sums);
@@ -90,22 +90,18 @@ class GradientTile {
   void Begin() {
     memset(dk_, 0, sizeof(float) * n_ * tile_.ld_q), memset(dv_, 0, sizeof(float) * n_ * ld_o_);
     memset(dbias_, 0, sizeof(double) * n_);
-    odd_rows_ = false;
+    // What is not finite may not meet a gradient of 0 in a product, because 0 * NaN is not 0: such queries, and such
+    // keys that not all queries keep, are left out there and looked after one by one.
+    n_odd_rows_ = n_odd_keys_ = 0;
     for (size_t r = 0; r < size_t(tile_.Rows()); r++) {
-      odd_rows_ |= Odd(r);
+      float *q = q_ + r * tile_.ld_q, *d_o = d_o_ + r * ld_o_;
+      if (AllFinite(q, size_t(c_.D)) && AllFinite(d_o, size_t(c_.Dv))) continue;
+      memset(q, 0, sizeof(float) * tile_.ld_q), memset(d_o, 0, sizeof(float) * ld_o_);
+      odd_rows_[n_odd_rows_++] = int32_t(r);
     }
-    for (size_t r = 0; r < size_t(tile_.Rows()) && odd_rows_; r++) {
-      if (!Odd(r)) continue;
-      memset(q_ + r * tile_.ld_q, 0, sizeof(float) * tile_.ld_q);
-      memset(d_o_ + r * ld_o_, 0, sizeof(float) * ld_o_);
-    }
-    odd_keys_ = 0;
     for (size_t k = size_t(tile_.Keys().common); k < n_; k++) {
-      if (!AllFinite(k_ + k * tile_.ld_q, size_t(c_.D))) odd_[odd_keys_++] = int32_t(k);
+      if (!AllFinite(k_ + k * tile_.ld_q, size_t(c_.D))) odd_keys_[n_odd_keys_++] = int32_t(k);
     }
-  }
-  bool Odd(size_t r) const {
-    return !AllFinite(q_ + r * tile_.ld_q, size_t(c_.D)) || !AllFinite(d_o_ + r * ld_o_, size_t(c_.Dv));
   }
 
   // p_: scores become weights. ds_: dP becomes P * (dP - delta), with delta the sum of P * dP over the very same
@@ -155,16 +151,17 @@ class GradientTile {
   HWY_NOINLINE void QueryGradients(size_t r, size_t lanes) {
     const size_t ld = tile_.ld_q;
     memset(dq_, 0, sizeof(float) * kPanel * ld);
-    for (size_t x = 0; x < odd_keys_; x++) memset(k_ + size_t(odd_[x]) * ld, 0, sizeof(float) * ld);
+    for (size_t x = 0; x < n_odd_keys_; x++) memset(k_ + size_t(odd_keys_[x]) * ld, 0, sizeof(float) * ld);
     constexpr size_t kChunk = 128;  // keys whose ds stays in the first-level cache
     for (size_t k = 0; k < n_; k += kChunk) {
       AddTransposed(lanes, size_t(c_.D), n_ - k < kChunk ? n_ - k : kChunk, ds_ + k * kPanel, k_ + k * ld, ld, dq_, ld);
     }
-    for (size_t x = 0; x < odd_keys_; x++) {
-      float* key = k_ + size_t(odd_[x]) * ld;
-      tile_.Gather(c_.k, odd_[x], 1, c_.D, key);
+    for (size_t x = 0; x < n_odd_keys_; x++) {
+      const size_t k = size_t(odd_keys_[x]);
+      float* key = k_ + k * ld;
+      tile_.Gather(c_.k, int64_t(k), 1, c_.D, key);
       for (size_t i = 0; i < lanes; i++) {
-        const float ds = ds_[size_t(odd_[x]) * kPanel + i];
+        const float ds = ds_[k * kPanel + i];
         if (ds != 0) kit::AddScaled(key, size_t(c_.D), ds, dq_ + i * ld);
       }
     }
@@ -188,22 +185,19 @@ class GradientTile {
     }
   }
 
-  // Queries that are not finite were 0 until here: now they give to the keys that they keep alone.
-  HWY_NOINLINE void AddOddRows(size_t r, size_t lanes, const KeySums& sums) {
-    for (size_t i = 0; i < lanes; i++) {
-      const int64_t h = tile_.Head(r + i), query = tile_.Query(r + i);
-      const auto add = [&](const View& from, int64_t width, float factor, const float* x, size_t ld, float* to) {
+  // Queries that were left out give to the keys that they keep alone.
+  void AddOddRows(size_t r, size_t lanes, const KeySums& sums) {
+    for (size_t x = 0; x < n_odd_rows_; x++) {
+      const size_t row = size_t(odd_rows_[x]), i = row - r;
+      if (row < r || i >= lanes) continue;
+      const int64_t h = tile_.Head(row), query = tile_.Query(row);
+      const auto add = [&](const View& from, int64_t width, float factor, const float* given, size_t ld, float* to) {
         LoadRow({&from, from.Offset(b_, h, query)}, size_t(width), factor, row_);
         for (size_t k = 0; k < n_; k++) {
-          if (x[k * kPanel + i] != 0) kit::AddScaled(row_, size_t(width), x[k * kPanel + i], to + k * ld);
+          const float p = given[k * kPanel + i];
+          if (p != 0) kit::AddScaled(row_, size_t(width), p, to + k * ld);
         }
       };
-      // A row that was cleared has a component that is not finite in one of the tensors.
-      LoadRow({&c_.q, c_.q.Offset(b_, h, query)}, size_t(c_.D), 1, row_);
-      bool odd = !AllFinite(row_, size_t(c_.D));
-      LoadRow({&g_.d_o, g_.d_o.Offset(b_, h, query)}, size_t(c_.Dv), 1, row_);
-      odd |= !AllFinite(row_, size_t(c_.Dv));
-      if (!odd) continue;
       if (sums.dv) add(g_.d_o, c_.Dv, 1, p_, ld_o_, dv_);
       if (sums.dk) add(c_.q, c_.D, tile_.QueryFactor(), ds_, tile_.ld_q, dk_);
     }
@@ -238,13 +232,12 @@ class GradientTile {
 
   const Problem& c_;
   const Gradients& g_;
-  size_t most_, ld_o_, n_ = 0, odd_keys_ = 0;
-  bool odd_rows_ = false;
+  size_t most_, ld_o_, n_ = 0, n_odd_keys_ = 0, n_odd_rows_ = 0;
   int64_t b_ = 0, head_ = 0;
   Tile tile_;
   float *q_, *d_o_, *d_o_panels_, *dq_, *row_, *k_, *v_, *dk_, *dv_, *p_, *ds_;
   double* dbias_;
-  int32_t* odd_;
+  int32_t *odd_keys_, *odd_rows_;
 };
 
 #endif  // ATTUNE_ISA

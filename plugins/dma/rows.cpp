@@ -20,7 +20,7 @@ namespace {
 constexpr size_t kPieceKeys = 64;                // keys whose scores are kept at a time
 constexpr size_t kPieceStride = kPieceKeys + 16;  // floats between rows of scores
 
-// All queries of one (batch, kv head), or rather of a chunk of its keys. Row = query * heads of the group + head.
+// All queries of one (batch, kv head). Row = query * heads of the group + head.
 class RowsAttention {
  public:
   static int64_t Positions(const attune_exec&, const Problem& c) { return c.Nq > 1 ? c.Nq : 1; }
@@ -86,6 +86,7 @@ class RowsAttention {
       kit::Dots(int(rows_), n, size_t(c_.D), q_, ld_q_, k, ld, s_ + at, kPieceStride);
     });
     const int64_t head = b_ * c_.Hkv + head_;
+    const bool partial = begin >= list_.common;
     double shifted_by = NAN;
     for (size_t r = 0; r < rows_; r++) {
       float* s = s_ + r * kPieceStride;
@@ -98,7 +99,7 @@ class RowsAttention {
         shifted_by = top;
         for (size_t k = 0; k < count; k++) s[k] += shift_[k];
       }
-      for (size_t k = 0; k < count && begin >= list_.common; k++) {
+      for (size_t k = 0; k < count && partial; k++) {
         const int32_t j = list_.keys[begin + int64_t(k)];
         if (j > t || t >= selection_.Death(head)[j]) s[k] = -INFINITY;
       }

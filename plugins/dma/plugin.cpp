@@ -114,14 +114,15 @@ const attune_kernel kBackwardKernels[] = {
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv";
 constexpr char kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
-// Kept keys, and the bias row.
-#define ATTUNE_DMA_FLOPS(attention, bias)                                                                        \
-  attention "*B*Hq*Nq*((p.mask_mode==per_query||p.mask_mode==shared)*min(Nk,p.top_w)+!(p.mask_mode==per_query||" \
-            "p.mask_mode==shared)*Nk)*(D+Dv)/(1+p.causal)+(p.bias_mode==exp||p.bias_mode==linear)*" bias         \
-            "*B*Nk*Hkv*Hkv*Dv"
+// Keys that a late query keeps; twice what an average one does; multiply-adds of the biases.
+#define ATTUNE_DMA_KEPT "min(Nk,max(p.top_w,(p.mask_mode==given||p.mask_mode==none)*Nk))"
+#define ATTUNE_DMA_AVERAGE "(" ATTUNE_DMA_KEPT "*(2*Nk-p.causal*" ATTUNE_DMA_KEPT ")/max(1,Nk))"
+#define ATTUNE_DMA_BIASES "has(w_dt)*B*Nk*Hkv*Hkv*Dv"
+constexpr char kForwardFlops[] = "B*Hq*Nq*(D+Dv)*" ATTUNE_DMA_AVERAGE "+2*" ATTUNE_DMA_BIASES;
+constexpr char kBackwardFlops[] = "5*(B*Hq*Nq*(D+Dv)*" ATTUNE_DMA_AVERAGE "/2)+4*" ATTUNE_DMA_BIASES;
 
 constexpr attune_entry BackwardEntry(attune_span kernels) {
-  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, ATTUNE_DMA_FLOPS("5", "4"),
+  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, kBackwardFlops,
                          Span(kBackwardTensors), Span(kForwardRules), kernels, nullptr,
                          "gradients of forward with the kept sets held constant; only those that are asked for");
   e.of = "forward";
@@ -129,7 +130,7 @@ constexpr attune_entry BackwardEntry(attune_span kernels) {
 }
 
 const attune_entry kEntries[] = {
-    Entry(ATTUNE_FORWARD, "forward", kSymbols, "", kBuckets, ATTUNE_DMA_FLOPS("2", "2"), Span(kForwardTensors),
+    Entry(ATTUNE_FORWARD, "forward", kSymbols, "", kBuckets, kForwardFlops, Span(kForwardTensors),
           Span(kForwardRules), Span(kForwardKernels), nullptr, "softmax attention over the kept keys"),
     BackwardEntry(Span(kBackwardKernels)),
     Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,S,So", "S=?0; So=min(S+Nk,p.top_w)",

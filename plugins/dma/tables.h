@@ -126,6 +126,7 @@ constexpr attune_rule kForwardRules[] = {
          "!(p.mask_mode==per_query||p.mask_mode==shared)||!has(bias)||dim(bias,2)==1&&(dim(bias,1)==1||"
          "dim(bias,1)==Hkv)",
          "mask_mode per_query and shared need a bias of shape [1|B,1|Hkv,1,Nk]"),
+    Rule(ATTUNE_E_UNSUPPORTED, "Nk<2147483647", "positions are 32-bit integers"),
 };
 constexpr attune_rule kStepRules[] = {
     Rule(ATTUNE_E_UNSUPPORTED, "(p.bias_mode==exp||p.bias_mode==linear)&&p.mask_mode==per_query&&p.causal",
@@ -138,6 +139,7 @@ constexpr attune_rule kStepRules[] = {
          "k_cache_state and v_cache_state come together or not at all"),
     Rule(ATTUNE_E_INVALID, "has(k_cache_state)==has(key_bias_state)",
          "k_cache_state and key_bias_state come together or not at all"),
+    Rule(ATTUNE_E_UNSUPPORTED, "S+Nk<2147483647", "positions are 32-bit integers"),
 };
 
 constexpr attune_tolerance kTolerances[] = {

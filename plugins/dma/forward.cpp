@@ -38,7 +38,7 @@ HWY_NOINLINE bool OnlineWeights(size_t n, float* s, float* m, float* sum, float*
   for (int v = 0; v < 2; v++) {
     const V old = hn::LoadU(d, m + v * kLanes), now = hn::Max(old, hn::Max(top[v], top[v + 2]));
     shift[v] = hn::IfThenElse(hn::Eq(now, none), zero, now);  // never -inf - -inf
-    const V f = hn::IfThenElse(hn::Eq(now, old), one, kit::Exp2(d, hn::Sub(old, shift[v])));
+    const V f = hn::IfThenElse(hn::Eq(now, old), one, Weight(d, hn::Sub(old, shift[v])));
     changed |= !hn::AllTrue(d, hn::Eq(f, one));
     hn::StoreU(now, d, m + v * kLanes), hn::StoreU(f, d, factor + v * kLanes);
   }

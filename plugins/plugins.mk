@@ -16,7 +16,8 @@ PLUGIN_FLAGS := -O3 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno 
 PLUGIN_CFLAGS := $(PLUGIN_FLAGS) -std=c11
 PLUGIN_CXXFLAGS := $(PLUGIN_FLAGS) -std=c++17 -fno-exceptions -fno-rtti -fno-threadsafe-statics
 # The C driver links, so that no C++ runtime is needed: a plugin depends on libc and libm alone.
-PLUGIN_LDFLAGS := -shared -Wl,-z,defs -Wl,-z,now -Wl,--as-needed -Wl,--version-script=$(PLUGIN_SRC)/_kit/plugin.map
+# The build id tells the tuner whether a plugin is still the one it measured.
+PLUGIN_LDFLAGS := -shared -Wl,-z,defs -Wl,-z,now -Wl,--as-needed -Wl,--build-id -Wl,--version-script=$(PLUGIN_SRC)/_kit/plugin.map
 PLUGIN_FOLDERS := $(patsubst $(PLUGIN_SRC)/%/,%,$(sort $(dir $(wildcard $(PLUGIN_SRC)/[!_]*/plugin.c*))))
 
 .PHONY: plugins template kit-test

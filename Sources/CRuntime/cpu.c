@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
@@ -116,9 +117,26 @@ int64_t crt_now_ns(void) {
   return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+int64_t crt_wall_seconds(void) { return (int64_t)time(NULL); }
+
+int64_t crt_involuntary_switches(void) {
+  struct rusage usage;
+  return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
+
 const char *crt_own_path(void) {
-  Dl_info info;
-  return dladdr((void *)crt_own_path, &info) ? info.dli_fname : NULL;
+  static _Thread_local char program[4096];
+  Dl_info own, main;
+  if (!dladdr((void *)crt_own_path, &own)) return NULL;
+  /* The loader knows the program itself only by the name it was called with, which may come from PATH. */
+  if (dladdr((void *)getauxval(AT_PHDR), &main) && main.dli_fbase == own.dli_fbase) {
+    const ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (n > 0) {
+      program[n] = 0;
+      return program;
+    }
+  }
+  return own.dli_fname;
 }
 
 int crt_secure_mode(void) { return getauxval(AT_SECURE) != 0; }

@@ -180,10 +180,15 @@ TEST(wisdom) {
   NAMES(attune_wisdom_export(NULL, "x", &error), "context");
   NAMES(attune_wisdom_export(context, NULL, &error), "path");
   NAMES(attune_wisdom_forget(NULL, "x", &error), "context");
-  /* This version remembers no choices and says so. */
-  CHECK_INT(attune_wisdom_forget(context, NULL, NULL), ATTUNE_E_UNSUPPORTED);
-  CHECK_INT(attune_wisdom_import(context, "/nowhere/wisdom", NULL, &error), ATTUNE_E_UNSUPPORTED);
-  CHECK_INT(attune_wisdom_export(context, "/nowhere/wisdom", &error), ATTUNE_E_UNSUPPORTED);
+  attune_wisdom_report report = {.struct_size = 1};
+  NAMES(attune_wisdom_import(context, "x", &report, &error), "report");
+  /* Without a file nothing is remembered, and forgetting that is no error. */
+  CHECK_INT(attune_wisdom_forget(context, NULL, NULL), ATTUNE_OK);
+  CHECK_INT(attune_wisdom_forget(context, "nobody", &error), ATTUNE_E_NOT_FOUND);
+  CHECK_INT(attune_wisdom_import(context, "/nowhere/wisdom", NULL, &error), ATTUNE_E_NOT_FOUND);
+  CHECK_INT(attune_wisdom_import(context, "/dev/zero", NULL, &error), ATTUNE_E_IO);
+  CHECK_INT(attune_wisdom_export(context, "/nowhere/wisdom", &error), ATTUNE_E_IO);
+  CHECK_INT(attune_wisdom_export(context, "/dev/null", &error), ATTUNE_E_IO);
   attune_context_release(context);
 }
 

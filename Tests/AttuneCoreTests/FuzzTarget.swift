@@ -34,7 +34,7 @@ final class FuzzTarget {
   deinit { buffer.deallocate() }
 
   /// Number of parsers that `parse` knows.
-  static let parsers: UInt8 = 5
+  static let parsers: UInt8 = 6
 
   /// One parser of single texts, and evaluation of what it accepts.
   func parse(_ bytes: some Collection<UInt8>, with parser: UInt8) {
@@ -53,11 +53,30 @@ final class FuzzTarget {
       guard let generator = try? Generator(parsing: text, in: scope) else { return }
       let dtype = DType.allCases[text.utf8.count % DType.allCases.count]
       try? generator.fill(buffer, dtype, shape: [3, 5], environment: environment, seed: 1, name: text)
+    case 4: remember(Array(bytes))
     default:
       _ = try? ProblemText.params(text, op)
       _ = try? ProblemText.tensors(text, op, entry)
       guard let symbols = try? ProblemText.symbols(text, entry) else { return }
       _ = try? ProblemShapes(op: op, entry: entry, params: [], symbols: symbols)
+    }
+  }
+
+  /// A file of wisdom; and its text as one line with the right checksum, which no mutation would find.
+  private func remember(_ bytes: [UInt8]) {
+    for file in [bytes, Array((CRC32C.text(CRC32C.of(bytes)) + " ").utf8) + bytes] {
+      var book = WisdomBook()
+      var again = WisdomBook()
+      file.withUnsafeBufferPointer {
+        WisdomLine.forEach(in: $0) { _, verdict in if case .good(let line) = verdict { book.add(line) } }
+      }
+      var damaged = 0
+      book.file.withUnsafeBufferPointer {
+        WisdomLine.forEach(in: $0) { _, verdict in
+          if case .good(let line) = verdict { again.add(line) } else { damaged += 1 }
+        }
+      }
+      precondition(damaged == 0 && again == book)
     }
   }
 

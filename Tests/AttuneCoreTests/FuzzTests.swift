@@ -10,6 +10,11 @@ import Testing
     "ints(1,N/4)", "cuts(N)", "pages(M)", "distinct(N)", "lengths(1,N)", "flag=true;count=-3;ratio=1e3;mode=b",
     "B=1,N=8,D=4",
     "mask=bernoulli(0.5); o", "!(-$workers*k.bq)", "bytes(q)*9223372036854775807",
+    #"{"schema": 1, "kind": "machine", "cpu": "a", "peak_gflops": {"avx2": 1.5}, "l2_gbs": 1, "l3_gbs": 0, "dram_gbs": 2e3, "#
+      + #""region_ns": 250.0, "date": 1}"#,
+    #"{"schema": 1, "kind": "tuned", "cpu": "a", "op": "b", "family": "c", "sizes": {"N": 1}, "winner": {"kernel": "k", "#
+      + #""revision": 1, "knobs": "", "workers": 2}, "rigor": "measure", "weighed": 0, "plugin": "", "build": "", "#
+      + #""library": "", "date": 0, "drift": 0.0, "loaded": true, "trials": []}"#,
   ]
   private static let alphabet = Array("BNDMUpqk.=?:;,|&<>!+-*/%(){}0123456789 _$abe\t\n\u{0}\u{e9}".utf8)
 

@@ -4,6 +4,14 @@ extension BoundProblem {
   /// The tensors of this problem at the largest sizes of its tuning class; nil when a size has no value there. The caller binds
   /// them again: a rule may refuse sizes that are not the real ones.
   func tensorsOfBucket(_ tensors: [GivenTensor]) -> [GivenTensor]? {
+    resized(tensors) { symbol, size in
+      (entry.buckets.first { $0.symbol == symbol }?.rule ?? .exact).round(size)
+    }
+  }
+
+  /// The tensors of this problem with other sizes: `size` gets a symbol that inputs show, and its value here. nil when a size
+  /// has no value there.
+  func resized(_ tensors: [GivenTensor], _ size: (_ symbol: Int, _ here: Int64) -> Int64) -> [GivenTensor]? {
     let scratch = BindStorage()
     var frame = storage.frame
     frame.present = present
@@ -13,8 +21,7 @@ extension BoundProblem {
     for (t, model) in entry.tensors.enumerated() where isPresent(t) && !model.isOutput {
       for dim in program.dims[t] ?? [] {
         guard let bare = dim.bare, entry.derived >> UInt64(bare.symbol) & 1 == 0, let v = symbol(bare.symbol) else { continue }
-        let rule = entry.buckets.first { $0.symbol == bare.symbol }?.rule ?? .exact
-        scratch.symbols[bare.symbol] = rule.round(v)
+        scratch.symbols[bare.symbol] = size(bare.symbol, v)
         boundByTensors |= 1 << UInt64(bare.symbol)
       }
     }

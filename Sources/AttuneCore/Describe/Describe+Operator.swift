@@ -22,7 +22,7 @@ extension Describe {
           })
       ),
       ("presets", .array(d.presets.map(preset))),
-      ("entries", .array(r.op.entries.map(entry))),
+      ("entries", .array(r.op.entries.map { entry($0, r) })),
     ])
   }
 
@@ -64,8 +64,8 @@ extension Describe {
     ])
   }
 
-  private func entry(_ e: Entry) -> JSON {
-    let d = e.descriptor
+  private func entry(_ e: Entry, _ r: Registration) -> JSON {
+    let d = e.descriptor, barred = context.tuner.barred(r, e)
     return .object([
       ("name", .string(d.name)), ("kind", .string("\(d.kind)")), ("of", .text(d.of)), ("symbols", .string(d.symbols)),
       ("let", .string(d.let)), ("buckets", .string(d.buckets)), ("flops", .string(d.flops)), ("bytes", .text(d.bytes)),
@@ -81,7 +81,7 @@ extension Describe {
       (
         "kernels",
         .array(
-          e.kernels.map(kernel)
+          e.kernels.map { kernel($0, barred) }
             + e.droppedKernels.map {
               .object([("name", .string($0.name)), ("usable", .bool(false)), ("reason", .string($0.reason))])
             })
@@ -108,8 +108,12 @@ extension Describe {
     ])
   }
 
-  func kernel(_ k: Kernel) -> JSON {
-    let s = k.spec, obstacle = Planner.obstacle(k, context.resources)
+  /// - barred: kernels of the entry that this build must not use.
+  func kernel(_ k: Kernel, _ barred: [String: QuarantineRecord]) -> JSON {
+    let s = k.spec
+    let obstacle =
+      Planner.obstacle(k, context.resources)
+      ?? (k.spec.isReference ? nil : barred[s.name].map { "proved \($0.reason.rawValue) in this build (attune tune --forgive)" })
     var flags: [String] = []
     if s.isReference { flags.append("reference") }
     if s.isInvariant { flags.append("invariant") }

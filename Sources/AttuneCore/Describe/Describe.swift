@@ -44,7 +44,8 @@ struct Describe {
       case .refused(let refusal): ("refused", refusal.code.name, refusal.message)
       }
     return .object([
-      ("path", .string(r.path)), ("id", .text(r.id)), ("version", .text(r.version)), ("status", .string(status)),
+      ("path", .string(r.path)), ("id", .text(r.id)), ("version", .text(r.version)),
+      ("build", .text(r.plugin?.build)), ("status", .string(status)),
       ("code", .text(code)), ("reason", .text(reason)), ("rank", .count(r.rank)),
       ("operators", .array(r.operators.map(record))), ("warnings", .strings(r.warnings)),
     ])
@@ -76,7 +77,7 @@ struct Describe {
                   r.op.entries.map { e in
                     .object([
                       ("name", .string(e.name)), ("kind", .string("\(e.descriptor.kind)")),
-                      ("kernels", .array(e.kernels.map(kernel))),
+                      ("kernels", .array(e.kernels.map { kernel($0, context.tuner.barred(r, e)) })),
                     ])
                   })
               ),
@@ -113,13 +114,28 @@ struct Describe {
 
   private var tuning: JSON {
     .object([
-      Describe.schema, ("mode", .string(context.configuration.tuneMode.name)), ("chooser", .string("estimate")),
-      ("remembered", .count(0)),
+      Describe.schema, ("mode", .string(context.configuration.tuneMode.name)),
+      ("remembered", .count(context.wisdom.status.records)), ("wisdom", wisdom),
+    ])
+  }
+
+  private var wisdom: JSON {
+    let s = context.wisdom.status
+    return .object([
+      ("path", .text(s.path)), ("cpu", .string(s.cpu)), ("records", .count(s.records)),
+      ("quarantined", .count(s.quarantined)), ("foreign", .count(s.foreign)), ("damaged", .count(s.damaged)),
+      ("unsaved", .count(s.unsaved)), ("memory_only", .text(s.reason)),
+      (
+        "read_only",
+        .array(
+          s.readOnly.map {
+            .object([("path", .string($0.path)), ("records", .count($0.records)), ("reason", .text($0.reason))])
+          })
+      ),
     ])
   }
 
   private var diagnostics: JSON {
-    let v = Library.version
     let blas = Blas.lend(cpu: context.cpu, core: context.configuration.blasCore)
     let blasJSON: JSON =
       switch blas {
@@ -127,7 +143,7 @@ struct Describe {
       case .failure(let r): .object([("found", .bool(false)), ("core", .null), ("reason", .string(r.message))])
       }
     return .object([
-      Describe.schema, ("version", .string("\(v.major).\(v.minor).\(v.patch)")),
+      Describe.schema, ("version", .string(Library.text)),
       ("abi", .string("\(ATTUNE_ABI_MAJOR).\(ATTUNE_ABI_MINOR)")),
       ("library", .text(crt_own_path().map { String(cString: $0) })), ("blas", blasJSON),
       ("environment", .object(context.configuration.environment.map { ($0.name, .string($0.value)) })),

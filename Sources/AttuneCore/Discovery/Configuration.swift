@@ -6,11 +6,7 @@ import Glibc
 ///
 /// In secure mode (set-user-id, set-group-id, file capabilities) the environment counts as empty.
 package struct Configuration: Sendable {
-  package enum TuneMode: Int32, Sendable, CaseIterable {
-    case off = 1
-    case frozen, estimate, measure, patient, exhaustive
-    package var name: String { String(describing: self) }
-  }
+  package typealias TuneMode = AttuneCore.TuneMode
 
   package var pluginPath: String?
   package var disable: [String] = []  // globs on plugin and operator ids
@@ -29,7 +25,7 @@ package struct Configuration: Sendable {
   package var environment: [(name: String, value: String)] = []
   package var log = Log.standardError(threshold: .warning)
 
-  package static let maxWorkers: UInt32 = 1024
+  package static let maxWorkers = Limits.workers
   private static let textLimit = 1 << 16
   private static let variableNames = [
     "ATTUNE_PLUGIN_PATH", "ATTUNE_DISABLE", "ATTUNE_TUNE", "ATTUNE_TUNE_BUDGET_MS", "ATTUNE_WISDOM", "ATTUNE_CACHE_DIR",

@@ -41,12 +41,26 @@ package struct ELFReader {
       guard let bytes = source(segment.offset, segment.count) else {
         throw Refusal(.load, "", "its notes lie beyond the end of the file")
       }
-      for descriptor in notes(in: bytes, alignment: segment.alignment) {
+      for descriptor in notes(in: bytes, alignment: segment.alignment, owner: "ATTUNE", type: 1) {
         guard found == nil else { throw Refusal(.load, "", "it has more than one note of Attune") }
         found = try parse(descriptor)
       }
     }
     return found
+  }
+
+  /// The linker's name for what it linked (note `.note.gnu.build-id`), in hex; nil: it gave none. E_LOAD as `note`.
+  package func buildID() throws(Refusal) -> String? {
+    for segment in try noteSegments() {
+      guard let bytes = source(segment.offset, segment.count) else { continue }
+      let ids = notes(in: bytes, alignment: segment.alignment, owner: "GNU", type: 3)
+      if let id = ids.first(where: { (4...64).contains($0.count) }) { return hex(id) }
+    }
+    return nil
+  }
+
+  private func hex(_ bytes: [UInt8]) -> String {
+    bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
   }
 
   private struct Segment { let offset: UInt64, count: Int, alignment: Int }
@@ -97,9 +111,10 @@ package struct ELFReader {
     }
   }
 
-  /// Descriptors of the notes with owner ATTUNE and type 1. A note that does not fit ends the walk.
-  private func notes(in bytes: [UInt8], alignment: Int) -> [[UInt8]] {
+  /// Descriptors of the notes of an owner and type. A note that does not fit ends the walk.
+  private func notes(in bytes: [UInt8], alignment: Int, owner: String, type wanted: UInt64) -> [[UInt8]] {
     let b = Bytes(bytes)
+    let name = Array(owner.utf8) + [0]
     var out: [[UInt8]] = []
     var at = 0
     func aligned(_ n: Int) -> Int { (n &+ alignment &- 1) & ~(alignment &- 1) }
@@ -111,9 +126,7 @@ package struct ELFReader {
       let start = aligned(at &+ 12 &+ nameSize)
       let end = start &+ size
       guard end <= bytes.count else { break }
-      if type == 1, nameSize == 7,
-        bytes[(at &+ 12)..<(at &+ 19)].elementsEqual([0x41, 0x54, 0x54, 0x55, 0x4e, 0x45, 0])
-      {
+      if type == wanted, nameSize == name.count, bytes[(at &+ 12)..<(at &+ 12 &+ nameSize)].elementsEqual(name) {
         out.append(Array(bytes[start..<end]))
       }
       at = aligned(end)

@@ -9,6 +9,9 @@ package struct PluginFile: Sendable {
   package let rank: Int
   /// nil only for files that a program named itself.
   package let note: PluginNote?
+  /// Tells builds of a plugin apart: the linker's build id, else a hash of the file. What was measured with one build
+  /// says little about another.
+  package let build: String
   package var name: String { Path.name(of: path) }
 
   private static let sizes: ClosedRange<Int64> = 64...(1 << 30)
@@ -38,14 +41,28 @@ package struct PluginFile: Sendable {
         .load, "", "\(path): it has \(size) bytes, expected \(sizes.lowerBound) to \(sizes.upperBound)",
         detail: (sizes.lowerBound, size))
     }
-    let note = try Untrusted.located(path) { () throws(Refusal) in
-      let note = try ELFReader(
-        arch: cpu.arch, size: UInt64(clamping: size), source: reader(descriptor, size: size)
-      ).note()
+    let (note, build) = try Untrusted.located(path) { () throws(Refusal) in
+      let source = reader(descriptor, size: size)
+      let elf = ELFReader(arch: cpu.arch, size: UInt64(clamping: size), source: source)
+      let note = try elf.note()
       try check(note, isExplicit: isExplicit, cpu: cpu)
-      return note
+      return (note, try elf.buildID() ?? hash(source, size: size))
     }
-    return PluginFile(path: path, resolved: resolved, identity: status.identity, rank: rank, note: note)
+    return PluginFile(path: path, resolved: resolved, identity: status.identity, rank: rank, note: note, build: build)
+  }
+
+  /// FNV-1a of the whole file, 16 hex digits; "unreadable" when it is cut short meanwhile, which loading will notice.
+  private static func hash(_ source: ELFReader.Source, size: Int64) -> String {
+    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    var at: Int64 = 0
+    while at < size {
+      let count = min(size &- at, 1 << 20)
+      guard let bytes = source(UInt64(at), Int(count)) else { return "unreadable" }
+      for b in bytes { hash = (hash ^ UInt64(b)) &* 0x100_0000_01b3 }
+      at = at &+ count
+    }
+    let digits = String(hash, radix: 16)
+    return String(repeating: "0", count: 16 &- digits.utf8.count) + digits
   }
 
   private static func check(_ note: PluginNote?, isExplicit: Bool, cpu: CPUFeatures) throws(Refusal) {

@@ -4,6 +4,7 @@ import CRuntime
 /// Version of this library; the ABI's is in types.h.
 package enum Library {
   package static let version = (major: UInt32(0), minor: UInt32(1), patch: UInt32(0))
+  package static let text = "\(version.major).\(version.minor).\(version.patch)"
 }
 
 @c @implementation
@@ -39,7 +40,8 @@ public func attune_context_create(
 
 @c @implementation
 public func attune_context_release(_ context: OpaquePointer?) {
-  guard let context, ContextRecord.find(context) != nil else { return }
+  guard let context, let owner = ContextRecord.find(context) else { return }
+  owner.wisdom.flush()  // plans may keep the context alive until the process is gone
   let record = UnsafeMutablePointer<ContextRecord>(context)
   record.pointee.magic = 0
   record.pointee.owner.release()
@@ -82,33 +84,6 @@ public func attune_describe(
     buffer[i] = 0
   }
 }
-
-/// Remembering choices is not offered by this version: plans are chosen by estimate.
-private func noWisdom(
-  _ context: OpaquePointer?, _ text: (UnsafePointer<CChar>?, name: String)?, _ error: UnsafeMutablePointer<attune_error>?
-) -> attune_status {
-  guarded(error) { () throws(Refusal) in
-    _ = try contextOrRefusal(context)
-    if let (p, name) = text { _ = try CallerMemory.string(p, limit: 4095, name) }
-    throw Refusal(.unsupported, "", "this version chooses kernels by estimate and remembers no choices")
-  }
-}
-
-@c @implementation
-public func attune_wisdom_import(
-  _ context: OpaquePointer?, _ path: UnsafePointer<CChar>?, _ report: UnsafeMutablePointer<attune_wisdom_report>?,
-  _ error: UnsafeMutablePointer<attune_error>?
-) -> attune_status { noWisdom(context, (path, "path"), error) }
-
-@c @implementation
-public func attune_wisdom_export(
-  _ context: OpaquePointer?, _ path: UnsafePointer<CChar>?, _ error: UnsafeMutablePointer<attune_error>?
-) -> attune_status { noWisdom(context, (path, "path"), error) }
-
-@c @implementation
-public func attune_wisdom_forget(
-  _ context: OpaquePointer?, _ op: UnsafePointer<CChar>?, _ error: UnsafeMutablePointer<attune_error>?
-) -> attune_status { noWisdom(context, op.map { ($0, "op") }, error) }
 
 /// Runs a cold export: a refusal becomes the caller's record and the code.
 func guarded(_ record: UnsafeMutablePointer<attune_error>?, _ body: () throws(Refusal) -> Void) -> attune_status {

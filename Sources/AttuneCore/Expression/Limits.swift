@@ -4,4 +4,5 @@ package enum Limits {
   package static let rank = 8, tensors = 64, symbols = 64, params = 64, rules = 32
   package static let entries = 16, presets = 32, kernels = 64, arguments = 64
   package static let knobs = 8, knobValues = 16, candidates = 4096
+  package static let workers: UInt32 = 1024
 }

@@ -38,7 +38,8 @@ enum CallParameters {
 
   /// Stores a value that is plainly legal; false sends the caller to the slow judgement.
   private static func plainly(
-    _ p: UnsafePointer<attune_param>, _ record: UnsafePointer<PlanRecord>, _ i: Int, _ out: UnsafeMutablePointer<attune_value>
+    _ p: UnsafePointer<attune_param>, _ record: UnsafePointer<PlanRecord>, _ i: Int,
+    _ out: UnsafeMutablePointer<attune_value>
   ) -> Bool {
     let spec = record.pointee.paramSpecs[i]
     let v = p.pointee.value
@@ -47,7 +48,8 @@ enum CallParameters {
       guard v.i == 0 || v.i == 1, v.i >= spec.min.i, v.i <= spec.max.i else { return false }
       out[i] = attune_value(i: v.i, f: 0)
     case (.i64, ATTUNE_PARAM_I64):
-      guard v.i >= spec.min.i, v.i <= spec.max.i, !(spec.minOpen && v.i == spec.min.i), !(spec.maxOpen && v.i == spec.max.i)
+      guard v.i >= spec.min.i, v.i <= spec.max.i, !(spec.minOpen && v.i == spec.min.i),
+        !(spec.maxOpen && v.i == spec.max.i)
       else { return false }
       out[i] = attune_value(i: v.i, f: 0)
     case (.f64, ATTUNE_PARAM_F64):
@@ -78,8 +80,11 @@ enum CallParameters {
   }
 
   @inline(never)
-  private static func badParam(_ c: UnsafeMutablePointer<Call>, _ p: UnsafePointer<attune_param>, _ index: Int?) -> attune_status {
-    let holder = Cold.plan(c), op = holder.problem.op
+  private static func badParam(_ c: UnsafeMutablePointer<Call>, _ p: UnsafePointer<attune_param>, _ index: Int?)
+    -> attune_status
+  {
+    let holder = Cold.plan(c)
+    let op = holder.problem.op
     do throws(Refusal) {
       let (name, value) = try Problem.param(p.pointee, "bindings.params")
       guard let index, index < op.params.count else {
@@ -93,7 +98,9 @@ enum CallParameters {
 
   @inline(never)
   private static func structural(_ c: UnsafeMutablePointer<Call>, _ index: Int) -> attune_status {
-    let p = Cold.plan(c), n = p.problem.op.params[index].name
-    return Cold.fill(c, Refusal(.invalid, n, "\(Cold.at(p)): \(n) is structural: it belongs to the plan and cannot change in a call"))
+    let p = Cold.plan(c)
+    let n = p.problem.op.params[index].name
+    return Cold.fill(
+      c, Refusal(.invalid, n, "\(Cold.at(p)): \(n) is structural: it belongs to the plan and cannot change in a call"))
   }
 }

@@ -10,7 +10,9 @@ enum CheckedCall {
     let plan = c.call.pointee.plan
     for e in 0..<Int(plan.pointee.tensorCount) where plan.pointee.outputs >> UInt64(e) & 1 == 1 {
       let state = Int(plan.pointee.tensors[e].state)
-      if state >= 0, state < Int(plan.pointee.tensorCount), f.pointers[state] != nil, f.tensors[e].data == f.tensors[state].data {
+      if state >= 0, state < Int(plan.pointee.tensorCount), f.pointers[state] != nil,
+        f.tensors[e].data == f.tensors[state].data
+      {
         continue  // in place: what is there is the input
       }
       poison(f.tensors[e])
@@ -27,7 +29,8 @@ enum CheckedCall {
     let name = plan.pointee.owner.takeUnretainedValue()
     let at = "\(name.problem.op.id) \(name.problem.entry.name)"
     if after != modes {
-      return ErrorRecord.fill(c.call.pointee.error, Refusal(.internal, "", "\(at): the kernel changed floating-point modes", source: .kernel))
+      return ErrorRecord.fill(
+        c.call.pointee.error, Refusal(.internal, "", "\(at): the kernel changed floating-point modes", source: .kernel))
     }
     for i in 0..<zone {
       let low = block.load(fromByteOffset: i, as: UInt8.self)
@@ -35,7 +38,8 @@ enum CheckedCall {
       if low != pattern || high != pattern {
         return ErrorRecord.fill(
           c.call.pointee.error,
-          Refusal(.internal, "workspace", "\(at): the kernel wrote outside its workspace of \(bytes) bytes", source: .kernel))
+          Refusal(
+            .internal, "workspace", "\(at): the kernel wrote outside its workspace of \(bytes) bytes", source: .kernel))
       }
     }
     return status
@@ -46,7 +50,8 @@ enum CheckedCall {
     var total = 1
     for d in 0..<Int(t.ndim) { total = total &* Int(shape[d]) }
     for linear in 0..<max(total, 0) {
-      var rest = linear, offset = 0
+      var rest = linear
+      var offset = 0
       var d = Int(t.ndim)
       while d > 0 {
         d -= 1

@@ -22,7 +22,8 @@ enum Cold {
 
   @inline(never)
   static func rank(_ c: UnsafeMutablePointer<Call>, _ e: Int, _ t: UnsafePointer<attune_tensor>) -> attune_status {
-    let p = plan(c), want = c.pointee.plan.pointee.tensors[e].rank
+    let p = plan(c)
+    let want = c.pointee.plan.pointee.tensors[e].rank
     return fill(
       c,
       Refusal(
@@ -32,7 +33,8 @@ enum Cold {
 
   @inline(never)
   static func type(_ c: UnsafeMutablePointer<Call>, _ e: Int, _ t: UnsafePointer<attune_tensor>) -> attune_status {
-    let p = plan(c), want = c.pointee.plan.pointee.tensors[e].dtype
+    let p = plan(c)
+    let want = c.pointee.plan.pointee.tensors[e].dtype
     let got = DType(t.pointee.dtype)
     return fill(
       c,
@@ -43,7 +45,8 @@ enum Cold {
 
   @inline(never)
   static func larger(_ c: UnsafeMutablePointer<Call>, _ e: Int, _ d: Int, _ x: Int64) -> attune_status {
-    let p = plan(c), want = c.pointee.plan.pointee.tensors[e].shape[d]
+    let p = plan(c)
+    let want = c.pointee.plan.pointee.tensors[e].shape[d]
     return fill(
       c,
       Refusal(
@@ -55,7 +58,9 @@ enum Cold {
   static func overlap(_ c: UnsafeMutablePointer<Call>, _ out: Int, _ other: Int) -> attune_status {
     let p = plan(c)
     return fill(
-      c, Refusal(.layout, name(p, out), "\(at(p)): output \(name(p, out)) overlaps \(name(p, other)) in memory, expected none"))
+      c,
+      Refusal(
+        .layout, name(p, out), "\(at(p)): output \(name(p, out)) overlaps \(name(p, other)) in memory, expected none"))
   }
 
   @inline(never)
@@ -70,24 +75,31 @@ enum Cold {
     let first = p.choice.order.first.map { p.problem.entry.kernels[$0.kernel].spec.name } ?? "?"
     return fill(
       c,
-      Refusal(.unsupported, "kernel", "\(at(p)): kernel \(first) does not take these sizes or addresses, and no other one does"))
+      Refusal(
+        .unsupported, "kernel",
+        "\(at(p)): kernel \(first) does not take these sizes or addresses, and no other one does"))
   }
 
   @inline(never)
   static func workspace(_ c: UnsafeMutablePointer<Call>, _ needed: UInt64) -> attune_status {
-    let p = plan(c), have = c.pointee.workspaceBytes
+    let p = plan(c)
+    let have = c.pointee.workspaceBytes
     let want = Int64(clamping: min(needed, UInt64(Int64.max) - 63) + 63)
     return fill(
       c,
       Refusal(
-        .workspace, "workspace", "\(at(p)): workspace has \(have) bytes, expected \(want)", detail: (want, Int64(clamping: have))))
+        .workspace, "workspace", "\(at(p)): workspace has \(have) bytes, expected \(want)",
+        detail: (want, Int64(clamping: have))))
   }
 
   @inline(never)
   static func noMemory(_ c: UnsafeMutablePointer<Call>, _ needed: UInt64) -> attune_status {
     let p = plan(c)
     return fill(
-      c, Refusal(.noMemory, "workspace", "\(at(p)): no memory for a workspace of \(needed) bytes", detail: (Int64(clamping: needed), 0)))
+      c,
+      Refusal(
+        .noMemory, "workspace", "\(at(p)): no memory for a workspace of \(needed) bytes",
+        detail: (Int64(clamping: needed), 0)))
   }
 
   /// A kernel failed: its own sentence behind the names of plugin and kernel.
@@ -113,7 +125,8 @@ enum Cold {
   static func check(
     _ c: UnsafeMutablePointer<Call>, _ status: attune_status, _ record: UnsafeMutablePointer<attune_error>
   ) -> attune_status {
-    let p = plan(c), said = ErrorRecord.message(of: record.pointee)
+    let p = plan(c)
+    let said = ErrorRecord.message(of: record.pointee)
     return fill(
       c,
       Refusal(
@@ -123,7 +136,8 @@ enum Cold {
 
   @inline(never)
   static func region(_ c: UnsafeMutablePointer<Call>, _ status: attune_status) -> attune_status {
-    let p = plan(c), code = Status(rawValue: status)
+    let p = plan(c)
+    let code = Status(rawValue: status)
     let text =
       switch code {
       case .cancelled: "cancelled"

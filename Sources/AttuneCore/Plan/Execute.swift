@@ -59,7 +59,8 @@ enum Execute {
       if (f.tensors + e).pointee.ndim != want.pointee.rank { return Cold.rank(call, e, t) }
       if DType((f.tensors + e).pointee.dtype) != want.pointee.dtype { return Cold.type(call, e, t) }
       for d in 0..<Int(want.pointee.rank) {
-        let x = f.shapes[8 &* e &+ d], limit = want.pointee.shape[d]
+        let x = f.shapes[8 &* e &+ d]
+        let limit = want.pointee.shape[d]
         if x != limit {
           if x > limit { return Cold.larger(call, e, d, x) }
           same = false
@@ -113,7 +114,9 @@ enum Execute {
       env.knobs = candidate.pointee.knobs
       env.workers = Int64(candidate.pointee.workers)
       if candidate.pointee.minAlign > 1, !aligned(f, n, UInt(candidate.pointee.minAlign)) { continue }
-      var tasks = candidate.pointee.tasks, needed = candidate.pointee.workspace, grain = candidate.pointee.grain
+      var tasks = candidate.pointee.tasks
+      var needed = candidate.pointee.workspace
+      var grain = candidate.pointee.grain
       if !same {
         var fault = Fault()
         if let when = candidate.pointee.when, when.value(&env, &fault) == 0 || fault.reason != .none { continue }
@@ -199,6 +202,7 @@ enum Execute {
           let status = CheckedCall.run(&tasksOfCall, f, tasks, grain)
           return status
         }
+        if plan.pointee.every > 1 { return TaskCall.runShare(&tasksOfCall, tasks, grain) }
         return TaskCall.runAll(&tasksOfCall, tasks, grain)
       }
     }

@@ -3,7 +3,8 @@ import CAttune
 /// What is wrong with a tensor record, as plain data: found on the execute path, put into words elsewhere.
 struct TensorFault {
   enum Kind: UInt8 {
-    case none, null, misaligned, rank, noShape, extent, dtype, device, offset, negativeStride, lastStride, tooMany, tooLarge, selfOverlap, noData, unaligned
+    case none, null, misaligned, rank, noShape, extent, dtype, device, offset, negativeStride, lastStride, tooMany,
+      tooLarge, selfOverlap, noData, unaligned
   }
   var kind = Kind.none
   var dim: Int32 = 0
@@ -19,7 +20,8 @@ struct ByteRange {
 enum Layout {
   /// Strides of a compact tensor in their normal form: 0 for a dim with at most one entry, 1 for the last.
   static func compactStrides(_ shape: [Int64]) -> [Int64] {
-    var strides = [Int64](repeating: 1, count: shape.count), step: Int64 = 1
+    var strides = [Int64](repeating: 1, count: shape.count)
+    var step: Int64 = 1
     for d in shape.indices.reversed() {
       strides[d] = d == shape.count - 1 ? 1 : shape[d] <= 1 ? 0 : step
       step = step &* max(shape[d], 1)
@@ -59,7 +61,8 @@ enum Layout {
   @inline(__always)
   static func normalize(
     _ t: UnsafePointer<attune_tensor>, isOutput: Bool, stridedLast: Bool, needsData: Bool,
-    into out: UnsafeMutablePointer<attune_tensor>, shape: UnsafeMutablePointer<Int64>, strides: UnsafeMutablePointer<Int64>,
+    into out: UnsafeMutablePointer<attune_tensor>, shape: UnsafeMutablePointer<Int64>,
+    strides: UnsafeMutablePointer<Int64>,
     range: inout ByteRange
   ) -> TensorFault {
     if UInt(bitPattern: t) & 7 != 0 { return TensorFault(kind: .misaligned) }
@@ -82,7 +85,8 @@ enum Layout {
     var overflow = false
     if let s = t.pointee.strides {
       for d in 0..<rank {
-        let x = shape[d], step = s[d]
+        let x = shape[d]
+        let step = s[d]
         if x <= 1 || empty {  // nobody steps along it
           strides[d] = d == rank &- 1 ? 1 : 0
           continue
@@ -157,10 +161,12 @@ enum Layout {
   static func share(_ a: attune_tensor, _ b: attune_tensor) -> Bool {
     guard let ta = DType(a.dtype), let tb = DType(b.dtype), let pa = a.data, let pb = b.data else { return true }
     // Outside their inner contiguous run both step by multiples of one distance g: bytes repeat modulo g.
-    let (runA, stepA) = innerRun(a, ta.size), (runB, stepB) = innerRun(b, tb.size)
+    let (runA, stepA) = innerRun(a, ta.size)
+    let (runB, stepB) = innerRun(b, tb.size)
     let g = gcd(stepA, stepB)
     guard g > 0, runA <= g, runB <= g else { return true }
-    let ra = Int64(bitPattern: UInt64(UInt(bitPattern: pa))) % g, rb = Int64(bitPattern: UInt64(UInt(bitPattern: pb))) % g
+    let ra = Int64(bitPattern: UInt64(UInt(bitPattern: pa))) % g
+    let rb = Int64(bitPattern: UInt64(UInt(bitPattern: pb))) % g
     guard ra >= 0, rb >= 0 else { return true }
     let ahead = (rb &- ra &+ g) % g  // start of b behind start of a on the circle of g bytes
     return !(ahead >= runA && ahead &+ runB <= g)
@@ -169,7 +175,8 @@ enum Layout {
   /// Bytes of the innermost contiguous run, and the gcd of the byte strides outside it (0: there is nothing outside).
   private static func innerRun(_ t: attune_tensor, _ item: Int) -> (Int64, Int64) {
     guard let shape = t.shape, let strides = t.strides else { return (.max, 1) }
-    var run = Int64(item), outer: Int64 = 0
+    var run = Int64(item)
+    var outer: Int64 = 0
     var left: UInt32 = 0
     for d in 0..<Int(t.ndim) where shape[d] > 1 { left |= 1 << UInt32(d) }
     var grew = true
@@ -213,7 +220,8 @@ enum Layout {
         .layout, name, "\(at): \(name) is on device type \(f.value), expected 1 (CPU)", detail: (1, f.value))
     case .offset: return Refusal(.layout, name, "\(at): \(name) has byte_offset \(f.value), beyond the address space")
     case .negativeStride:
-      return Refusal(.layout, name, "\(at): \(name) dim \(d) has stride \(f.value), expected 0 or more", detail: (0, f.value))
+      return Refusal(
+        .layout, name, "\(at): \(name) dim \(d) has stride \(f.value), expected 0 or more", detail: (0, f.value))
     case .lastStride:
       return Refusal(
         .layout, name, "\(at): \(name) dim \(d) (the last) has stride \(f.value), expected 1", detail: (1, f.value))

@@ -23,6 +23,8 @@ struct PlanRecord {
   var isForced: Bool
   var rulesUseLooseParams: Bool
   var checked: Bool
+  /// Above 1: run only one piece in so many, for trials of the tuner.
+  var every: Int64 = 1
   var check: (@convention(c) (UnsafePointer<attune_exec>?) -> attune_status)?
   var host: UnsafePointer<attune_host>?
   var instance: UnsafeMutableRawPointer?
@@ -93,7 +95,8 @@ package final class Plan: @unchecked Sendable {
     problem: BoundProblem, registration: Registration, choice: Choice, request: Problem, region: crt_region,
     host: UnsafePointer<attune_host>?, checked: Bool, keepAlive: AnyObject?
   ) throws(Refusal) {
-    let entry = problem.entry, op = problem.op
+    let entry = problem.entry
+    let op = problem.op
     var memory = PlanMemory()
     self.problem = problem
     self.registration = registration
@@ -101,7 +104,8 @@ package final class Plan: @unchecked Sendable {
     self.keepAlive = keepAlive
     record = .allocate(capacity: 1)
 
-    var tensors: [PlanTensor] = [], outputs: UInt64 = 0
+    var tensors: [PlanTensor] = []
+    var outputs: UInt64 = 0
     for (i, model) in entry.tensors.enumerated() {
       let given = problem.isPresent(i)
       if given, model.isOutput { outputs |= 1 << UInt64(i) }
@@ -123,7 +127,9 @@ package final class Plan: @unchecked Sendable {
       if k.spec.native != nil {
         let types = k.spec.args.map { $0.ctype.rawValue }
         cif = types.withUnsafeBufferPointer { crt_cif_create($0.baseAddress, UInt32($0.count)) }
-        guard let cif else { throw Refusal(.noMemory, "", "\(op.id) \(entry.name): no memory for the call of \(k.spec.name)") }
+        guard let cif else {
+          throw Refusal(.noMemory, "", "\(op.id) \(entry.name): no memory for the call of \(k.spec.name)")
+        }
         cifs.append(cif)
       }
       let tasks = c.tasks ?? 1
@@ -143,7 +149,8 @@ package final class Plan: @unchecked Sendable {
       for w in x.words { words.append(memory.string(w)) }
       specs.append(
         PlanParam(
-          name: memory.string(x.name), kind: x.kind, isStructural: x.isStructural, minOpen: x.minOpen, maxOpen: x.maxOpen,
+          name: memory.string(x.name), kind: x.kind, isStructural: x.isStructural, minOpen: x.minOpen,
+          maxOpen: x.maxOpen,
           min: x.min, max: x.max, words: memory.array(words), wordCount: Int32(words.count)))
     }
     let best = choice.order[0]
@@ -158,18 +165,21 @@ package final class Plan: @unchecked Sendable {
     crt_arena_reserve(most)
     record.initialize(
       to: PlanRecord(
-        magic: PlanRecord.alive, owner: Unmanaged.passUnretained(self), program: Unmanaged.passUnretained(problem.program),
+        magic: PlanRecord.alive, owner: Unmanaged.passUnretained(self),
+        program: Unmanaged.passUnretained(problem.program),
         bindingCount: Int32(problem.order.count), tensorCount: Int32(entry.tensors.count),
         paramCount: Int32(op.params.count), symbolCount: Int32(entry.symbols.count),
         order: memory.array(problem.order.map { Int32($0) }), tensors: memory.array(tensors), present: problem.present,
         outputs: outputs, params: UnsafePointer(problem.storage.params), paramSpecs: memory.array(specs),
         symbols: UnsafePointer(problem.storage.symbols), bound: problem.bound,
         ranks: UnsafePointer(problem.storage.ranks), givenRanks: UnsafePointer(problem.storage.givenRanks),
-        dtypes: UnsafePointer(problem.storage.dtypes), candidates: memory.array(list), candidateCount: Int32(list.count),
+        dtypes: UnsafePointer(problem.storage.dtypes), candidates: memory.array(list),
+        candidateCount: Int32(list.count),
         isForced: request.kernel != nil, rulesUseLooseParams: problem.program.rulesUseLooseParams, checked: checked,
         check: entry.descriptor.check, host: host, instance: registration.plugin.instance, region: region,
         workspaceBytes: workspace,
-        frameBytes: CallFrame.bytes(tensors: entry.tensors.count, params: op.params.count, symbols: entry.symbols.count)))
+        frameBytes: CallFrame.bytes(tensors: entry.tensors.count, params: op.params.count, symbols: entry.symbols.count)
+      ))
     blocks = memory.blocks
     self.cifs = cifs
   }

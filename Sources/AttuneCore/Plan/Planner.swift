@@ -8,6 +8,7 @@ package struct Resources: Sendable {
   package var workers: UInt32  // threads of the context's pool or of the caller's
   /// The threads are the caller's, who knows no number of workers but the context's: a plan uses one or all of them.
   package var areLent = false
+  package var rates = MachineRates()
 }
 
 /// From a bound problem to the ordered candidates of its plan.
@@ -34,18 +35,9 @@ package struct Planner {
     return nil
   }
 
-  /// All usable kernels in the author's order with their default knobs. `aligned`: alignment of the least aligned tensor.
-  package func candidates(_ request: Problem, workers: UInt32) throws(Refusal) -> [Candidate] {
-    if let forced = request.kernel { return [try self.forced(forced, request, workers)] }
-    var out: [Candidate] = []
-    for (i, k) in problem.entry.kernels.enumerated() where reason(k, request) == nil {
-      // A kernel whose costs have no value here is one that cannot run; REFERENCE has no excuse.
-      if let c = try? candidate(i, knobs(k), workers) { out.append(c) }
-    }
-    guard !out.isEmpty else {
-      throw Refusal(.unsupported, "", "\(at): no kernel can take this problem")
-    }
-    return out
+  /// The kernel that the caller insists on.
+  package func forced(_ request: Problem, workers: UInt32) throws(Refusal) -> Candidate {
+    try forced(request.kernel ?? "", request, workers)
   }
 
   /// Why a kernel may not take this problem; nil: it may.
@@ -59,7 +51,8 @@ package struct Planner {
       if Int(s.minAlign) > least { return "needs tensors aligned to \(s.minAlign) bytes" }
     }
     if let when = k.when {
-      var env = problem.environment, fault = Fault()
+      var env = problem.environment
+      var fault = Fault()
       let holds = when.evaluate(&env, &fault)
       if fault.reason != .none { return "its condition \(when.text) has no value: \(fault.words)" }
       if holds == 0 { return "does not take this problem (\(when.text))" }
@@ -72,16 +65,12 @@ package struct Planner {
     let knobs = k.spec.knobs
     let wanted = knobs.map { min($0.def, max($0.values.count - 1, 0)) }
     func values(_ at: [Int]) -> [Int64] { zip(knobs, at).map { $0.values.indices.contains($1) ? $0.values[$1] : 0 } }
-    guard let worth = k.knobWhen, !knobs.isEmpty else { return values(wanted) }
+    guard k.knobWhen != nil, !knobs.isEmpty else { return values(wanted) }
     var best: (distance: Int, at: [Int])?
     var at = [Int](repeating: 0, count: knobs.count)
     combinations: while true {
       let distance = zip(at, wanted).reduce(0) { $0 + abs($1.0 - $1.1) }
-      if distance < best?.distance ?? .max {
-        for (j, v) in values(at).enumerated() where j < 8 { problem.storage.knobs[j] = v }
-        var env = problem.environment, fault = Fault()
-        if worth.evaluate(&env, &fault) != 0, fault.reason == .none { best = (distance, at) }
-      }
+      if distance < best?.distance ?? .max, isWorthTrying(k, values(at)) { best = (distance, at) }
       var j = 0
       while true {
         at[j] += 1
@@ -94,20 +83,31 @@ package struct Planner {
     return values(best?.at ?? wanted)
   }
 
-  private func candidate(_ i: Int, _ knobs: [Int64], _ workers: UInt32) throws(Refusal) -> Candidate {
+  /// The kernel holds such a setting of its knobs for sensible here.
+  func isWorthTrying(_ k: Kernel, _ knobs: [Int64]) -> Bool {
+    guard let worth = k.knobWhen else { return true }
+    for (j, v) in knobs.enumerated() where j < 8 { problem.storage.knobs[j] = v }
+    var env = problem.environment
+    var fault = Fault()
+    return worth.evaluate(&env, &fault) != 0 && fault.reason == .none
+  }
+
+  /// - exactly: with this many workers (or as many as there are tasks), even if the job looks too small for them.
+  func candidate(_ i: Int, _ knobs: [Int64], _ workers: UInt32, exactly: Bool = false) throws(Refusal) -> Candidate {
     let k = problem.entry.kernels[i]
     var env = problem.environment
     for (j, v) in knobs.enumerated() where j < 8 { problem.storage.knobs[j] = v }
     env.workers = Int64(workers)
-    let flops = try k.flops?.cold(&env, at) ?? problem.flops, bytes = try k.bytes?.cold(&env, at) ?? problem.bytes
+    let flops = try k.flops?.cold(&env, at) ?? problem.flops
+    let bytes = try k.bytes?.cold(&env, at) ?? problem.bytes
     let tasks = try k.tasks?.cold(&env, at)
     guard tasks ?? 0 >= 0, tasks ?? 0 < Int64.max / 4 else {
       throw Refusal(.shape, "", "\(at): kernel \(k.spec.name) has \(tasks ?? 0) tasks here")
     }
     // Small jobs stay on the calling thread: waking another costs more than they take.
     var used = tasks == nil && !k.spec.ownsThreads ? 1 : workers
-    let serial = CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: 1, tasks: tasks)
-    if serial < 20_000 { used = 1 }
+    let serial = CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: 1, tasks: tasks, resources.rates)
+    if serial < 20_000, !exactly { used = 1 }
     if let tasks, tasks < Int64(used) { used = UInt32(max(tasks, 1)) }
     if used > 1, resources.areLent { used = resources.workers }
     env.workers = Int64(used)
@@ -115,7 +115,7 @@ package struct Planner {
     guard workspace >= 0 else { throw Refusal(.shape, "", "\(at): kernel \(k.spec.name) asks for \(workspace) bytes") }
     return Candidate(
       kernel: i, knobs: knobs, workers: used, tasks: tasks, workspace: UInt64(workspace),
-      estimate: CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: used, tasks: tasks))
+      estimate: CostModel.nanoseconds(k, flops: flops, bytes: bytes, workers: used, tasks: tasks, resources.rates))
   }
 
   /// "name" or "name:bq=64,bk=128".
@@ -134,9 +134,12 @@ package struct Planner {
     if parts.count == 2 {
       for item in parts[1].split(separator: ",") {
         let pair = item.split(separator: "=", maxSplits: 1)
-        guard pair.count == 2, let v = Int64(pair[1]), let j = k.spec.knobs.firstIndex(where: { $0.name == pair[0] }) else {
+        guard pair.count == 2, let v = Int64(pair[1]), let j = k.spec.knobs.firstIndex(where: { $0.name == pair[0] })
+        else {
           let known = k.spec.knobs.map(\.name).joined(separator: ", ")
-          throw Refusal(.param, "kernel", "\(at): kernel \(name) has no knob \(item); its knobs are \(known.isEmpty ? "none" : known)")
+          throw Refusal(
+            .param, "kernel",
+            "\(at): kernel \(name) has no knob \(item); its knobs are \(known.isEmpty ? "none" : known)")
         }
         guard k.spec.knobs[j].values.contains(v) else {
           let known = k.spec.knobs[j].values.map { String($0) }.joined(separator: " ")

@@ -36,13 +36,17 @@ package struct Problem {
         detail: (Int64(ATTUNE_DEVICE_CPU), Int64(c.device_type)))
     }
     guard c.workers >= 0 else {
-      throw Refusal(.invalid, "problem.workers", "problem.workers is \(c.workers), expected 0 or more", detail: (0, Int64(c.workers)))
+      throw Refusal(
+        .invalid, "problem.workers", "problem.workers is \(c.workers), expected 0 or more",
+        detail: (0, Int64(c.workers)))
     }
     guard (0...Int32(ATTUNE_TUNE_EXHAUSTIVE)).contains(c.tune_mode) else {
       throw Refusal(.invalid, "problem.tune_mode", "problem.tune_mode is \(c.tune_mode), expected 0 to 6")
     }
     (flags, workers, tuneMode, budget) = (c.flags, c.workers, c.tune_mode, c.tune_budget_us)
-    for ref in try CallerMemory.elements(c.tensors, attune_tensor_ref.self, limit: BindFrame.capacity, "problem.tensors") {
+    for ref in try CallerMemory.elements(
+      c.tensors, attune_tensor_ref.self, limit: BindFrame.capacity, "problem.tensors")
+    {
       try readTensor(ref.pointee)
     }
     for x in try CallerMemory.elements(c.params, attune_param.self, limit: BindFrame.capacity, "problem.params") {
@@ -62,8 +66,11 @@ package struct Problem {
       return
     }
     var fault = TensorFault()
-    var record = attune_tensor(), range = ByteRange()
-    var dims: [Int64] = [], lastStride: Int64 = 1, overlap: (dim: Int, stride: Int64)?
+    var record = attune_tensor()
+    var range = ByteRange()
+    var dims: [Int64] = []
+    var lastStride: Int64 = 1
+    var overlap: (dim: Int, stride: Int64)?
     withUnsafeTemporaryAllocation(of: Int64.self, capacity: 16) { memory in
       guard let m = memory.baseAddress else { return }
       // Strides of the last dim and of outputs are judged when the entry is known (checkLayouts).
@@ -113,7 +120,8 @@ package struct Problem {
     case ATTUNE_PARAM_F64: return (name, .real(p.value.f))
     case ATTUNE_PARAM_ENUM: return (name, .word(try CallerMemory.string(p.word, limit: 63, name + ".word")))
     default:
-      throw Refusal(.param, name, "\(name) has kind \(p.kind), expected 1 to 4 (use ATTUNE_SET_*)", detail: (4, Int64(p.kind)))
+      throw Refusal(
+        .param, name, "\(name) has kind \(p.kind), expected 1 to 4 (use ATTUNE_SET_*)", detail: (4, Int64(p.kind)))
     }
   }
 }

@@ -50,14 +50,16 @@ final class RunCache: @unchecked Sendable {
 
   /// Makes the structure of a problem that has been bound once.
   func addStructure(
-    _ key: UnsafeRawPointer, _ length: Int, problem: BoundProblem, params: [(name: String, value: ParamValue)], exact: Bool
+    _ key: UnsafeRawPointer, _ length: Int, problem: BoundProblem, params: [(name: String, value: ParamValue)],
+    exact: Bool
   ) -> UnsafeMutablePointer<Structure> {
     writer.withLock {
       if let known = structure(key, length) { return known }
       var sizes: [Size] = []
       for (position, t) in problem.order.enumerated() where !problem.entry.tensors[t].isOutput {
         for (d, dim) in (problem.program.dims[t] ?? []).enumerated() {
-          var size = Size(tensor: Int32(position), dim: Int32(d), rule: .exact, offset: 0, isChoice: dim.forms.count > 1)
+          var size = Size(
+            tensor: Int32(position), dim: Int32(d), rule: .exact, offset: 0, isChoice: dim.forms.count > 1)
           if let bare = dim.bare, problem.entry.derived >> UInt64(bare.symbol) & 1 == 0 {
             size.offset = bare.offset
             if !exact { size.rule = problem.entry.buckets.first { $0.symbol == bare.symbol }?.rule ?? .exact }
@@ -138,7 +140,8 @@ struct RunKey {
   mutating func structure(of p: UnsafePointer<attune_problem>) -> Bool {
     let c = p.pointee
     guard let op = c.op, text(op), number(c.flags), number(UInt32(bitPattern: c.workers)),
-      number(UInt32(bitPattern: c.tune_mode)), number(UInt32(bitPattern: c.device_type) | UInt32(bitPattern: c.device_id) << 16)
+      number(UInt32(bitPattern: c.tune_mode)),
+      number(UInt32(bitPattern: c.device_type) | UInt32(bitPattern: c.device_id) << 16)
     else { return false }
     if let e = c.entry { guard text(e) else { return false } } else { guard number(0) else { return false } }
     if let k = c.kernel { guard text(k) else { return false } } else { guard number(0) else { return false } }
@@ -152,15 +155,20 @@ struct RunKey {
       let ref = raw.advanced(by: i &* Int(c.tensors.stride)).assumingMemoryBound(to: attune_tensor_ref.self)
       guard CallerMemory.verdict(ref) == .good, ref.pointee.reserved == 0,
         let name = ref.pointee.name, text(name), let t = ref.pointee.tensor,
-        UInt(bitPattern: t) & 7 == 0, t.pointee.ndim >= 0, t.pointee.ndim <= 8, t.pointee.ndim == 0 || t.pointee.shape != nil
+        UInt(bitPattern: t) & 7 == 0, t.pointee.ndim >= 0, t.pointee.ndim <= 8,
+        t.pointee.ndim == 0 || t.pointee.shape != nil
       else { return false }
       let d = t.pointee.dtype
-      guard number(UInt32(d.code) | UInt32(d.bits) << 8 | UInt32(d.lanes) << 16), number(UInt32(t.pointee.ndim)) else { return false }
+      guard number(UInt32(d.code) | UInt32(d.bits) << 8 | UInt32(d.lanes) << 16), number(UInt32(t.pointee.ndim)) else {
+        return false
+      }
     }
     for i in 0..<Int(c.params.count) {
       guard let raw = c.params.data else { return false }
       let x = raw.advanced(by: i &* Int(c.params.stride)).assumingMemoryBound(to: attune_param.self)
-      guard CallerMemory.verdict(x) == .good, let name = x.pointee.name, text(name), number(x.pointee.kind) else { return false }
+      guard CallerMemory.verdict(x) == .good, let name = x.pointee.name, text(name), number(x.pointee.kind) else {
+        return false
+      }
       if x.pointee.kind == UInt32(ATTUNE_PARAM_ENUM) {
         guard let word = x.pointee.word, text(word) else { return false }
       } else if x.pointee.kind == UInt32(ATTUNE_PARAM_BOOL) {
@@ -179,15 +187,22 @@ struct RunKey {
     for i in 0..<s.pointee.sizeCount {
       let size = s.pointee.sizes[i]
       guard let raw = c.tensors.data else { return false }
-      let ref = raw.advanced(by: Int(size.tensor) &* Int(c.tensors.stride)).assumingMemoryBound(to: attune_tensor_ref.self)
+      let ref = raw.advanced(by: Int(size.tensor) &* Int(c.tensors.stride)).assumingMemoryBound(
+        to: attune_tensor_ref.self)
       guard let extent = ref.pointee.tensor?.pointee.shape?[Int(size.dim)] else { return false }
-      if size.isChoice { word.pointee = extent == 1 ? 1 : 2 } else { word.pointee = size.rule.round(extent &- size.offset) }
+      if size.isChoice {
+        word.pointee = extent == 1 ? 1 : 2
+      } else {
+        word.pointee = size.rule.round(extent &- size.offset)
+      }
       word += 1
     }
     for i in 0..<s.pointee.paramCount {
       guard let raw = c.params.data else { return false }
-      let x = raw.advanced(by: Int(s.pointee.params[i]) &* Int(c.params.stride)).assumingMemoryBound(to: attune_param.self)
-      word.pointee = x.pointee.kind == UInt32(ATTUNE_PARAM_F64)
+      let x = raw.advanced(by: Int(s.pointee.params[i]) &* Int(c.params.stride)).assumingMemoryBound(
+        to: attune_param.self)
+      word.pointee =
+        x.pointee.kind == UInt32(ATTUNE_PARAM_F64)
         ? Int64(bitPattern: x.pointee.value.f.bitPattern) : x.pointee.value.i
       word += 1
     }

@@ -68,7 +68,9 @@ struct TaskCall {
   }
 
   /// The entry's look at small index data, before any task.
-  static func checked(_ c: inout TaskCall, _ check: @convention(c) (UnsafePointer<attune_exec>?) -> attune_status) -> attune_status {
+  static func checked(_ c: inout TaskCall, _ check: @convention(c) (UnsafePointer<attune_exec>?) -> attune_status)
+    -> attune_status
+  {
     withUnsafeTemporaryAllocation(of: attune_error.self, capacity: 1) { memory in
       guard let error = memory.baseAddress else { return attune_status(ATTUNE_E_INTERNAL) }
       error.pointee.struct_size = UInt32(MemoryLayout<attune_error>.size)
@@ -87,7 +89,8 @@ struct TaskCall {
 /// Kernels bound as an argument list.
 enum Native {
   static func call(
-    _ candidate: UnsafePointer<PlanCandidate>, _ exec: UnsafeMutablePointer<attune_exec>, _ env: UnsafePointer<Environment>
+    _ candidate: UnsafePointer<PlanCandidate>, _ exec: UnsafeMutablePointer<attune_exec>,
+    _ env: UnsafePointer<Environment>
   ) -> attune_status {
     guard let fn = candidate.pointee.native, let cif = candidate.pointee.cif, let tensors = exec.pointee.tensors else {
       return attune_status(ATTUNE_E_INTERNAL)
@@ -114,12 +117,17 @@ enum Native {
           guard let code = a.pointee.code else { continue }
           let v = code.value(env, &fault)
           if fault.reason != .none {
-            return attune_fail(exec.pointee.error, attune_status(ATTUNE_E_SHAPE), "", "an argument expression has no value")
+            return attune_fail(
+              exec.pointee.error, attune_status(ATTUNE_E_SHAPE), "", "an argument expression has no value")
           }
           store(v, a.pointee.ctype, slot)
         case .param:
           guard let params = exec.pointee.params else { continue }
-          if a.pointee.isReal { store(params[t].f, a.pointee.ctype, slot) } else { store(params[t].i, a.pointee.ctype, slot) }
+          if a.pointee.isReal {
+            store(params[t].f, a.pointee.ctype, slot)
+          } else {
+            store(params[t].i, a.pointee.ctype, slot)
+          }
         case .workspace: slot.pointee = UInt64(UInt(bitPattern: exec.pointee.workspace))
         case .taskBegin: store(exec.pointee.task_begin, a.pointee.ctype, slot)
         case .taskEnd: store(exec.pointee.task_end, a.pointee.ctype, slot)

@@ -9,10 +9,13 @@ package struct SeededNumbers: RandomNumberGenerator, Sendable {
   /// A stream of its own for every name, so that tensors of one problem are independent and adding one changes no
   /// other.
   package init(seed: UInt64, name: String) {
-    // FNV-1a: Swift's own hashes change from run to run.
-    let hash = name.utf8.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
     var mixer = SeededNumbers(seed: seed)
-    state = mixer.next() ^ hash
+    state = mixer.next() ^ SeededNumbers.hash(name)
+  }
+
+  /// FNV-1a: Swift's own hashes change from run to run.
+  static func hash(_ name: String) -> UInt64 {
+    name.utf8.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
   }
 
   package mutating func next() -> UInt64 {

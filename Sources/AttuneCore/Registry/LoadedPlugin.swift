@@ -11,6 +11,8 @@ package final class LoadedPlugin: Sendable {
 
   package var id: String { image.table.id }
   package var version: Descriptor.Version { image.table.version }
+  /// Of the file whose code is loaded; see `PluginFile.build`.
+  package var build: String { image.file.build }
   package var host: UnsafePointer<attune_host> { services.host }
 
   /// Runs the plugin's `init`. E_LOAD with the plugin's own sentence. [owner]

@@ -24,4 +24,16 @@ package final class RecursiveLock: Sendable {
     defer { pthread_mutex_unlock(mutex) }
     return try body()
   }
+
+  /// nil: the lock was not free within `patienceNs`.
+  package func withLock<R>(patienceNs: Int64, _ body: () -> R) -> R? {
+    var end = timespec()
+    clock_gettime(CLOCK_REALTIME, &end)
+    let ns = Int64(end.tv_nsec) + max(patienceNs, 0)
+    end.tv_sec += Int(ns / 1_000_000_000)
+    end.tv_nsec = Int(ns % 1_000_000_000)
+    guard pthread_mutex_timedlock(mutex, &end) == 0 else { return nil }
+    defer { pthread_mutex_unlock(mutex) }
+    return body()
+  }
 }

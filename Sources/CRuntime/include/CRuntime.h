@@ -80,7 +80,11 @@ double crt_fma_peak_gflops(uint64_t isa);
 /* Measured on the calling thread: bytes per second of reading `bytes` of memory repeatedly; 0 without memory. */
 double crt_read_bandwidth(uint64_t bytes, uint64_t isa);
 int64_t crt_now_ns(void);
-/* File that holds this code (shared library or program); NULL unknown. */
+/* Seconds since 1970. */
+int64_t crt_wall_seconds(void);
+/* How often the system took the processor away from the calling thread. */
+int64_t crt_involuntary_switches(void);
+/* File that holds this code (shared library or program); NULL unknown. Valid until this thread asks again. */
 const char *crt_own_path(void);
 /* Non-zero: set-user-id, set-group-id or file capabilities; the environment may not be trusted. */
 int crt_secure_mode(void);

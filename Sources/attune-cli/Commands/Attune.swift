@@ -12,7 +12,10 @@ struct Attune: ParsableCommand {
       --json prints one JSON document on stdout and nothing else.
       """,
     version: libraryVersion(),
-    subcommands: [List.self, Describe.self, Run.self, Verify.self, Bench.self, Demo.self, Doctor.self])
+    subcommands: [
+      List.self, Describe.self, Run.self, Verify.self, Bench.self, Demo.self, Doctor.self, Tune.self, Explain.self,
+      Wisdom.self, TuneWorker.self,
+    ])
 
   /// Instead of ArgumentParser's own: its exit code for usage errors is 64, and its message has several lines.
   static func main() {

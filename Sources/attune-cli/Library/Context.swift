@@ -96,14 +96,30 @@ func plain(_ error: any Error) -> String {
 }
 
 extension Context {
+  /// The library's own object, for what the C API does not offer.
+  var core: AttuneCore.Context {
+    get throws {
+      guard let core = AttuneCore.Context.behind(handle) else { throw Failure("the context is gone") }
+      return core
+    }
+  }
+
+  func explain(_ problem: UnsafePointer<attune_problem>) throws -> Explanation {
+    let core = try core
+    return try checkedRefusal { () throws(Refusal) in try core.explain(problem) }
+  }
+
+  /// Puts a candidate under quarantine.
+  func bar(_ c: TunedCandidate, op: String, entry: String, status: Trial.Status, problem: String) throws {
+    let core = try core
+    core.tuner.bar(c, try registration(op), entry: entry, status: status, problem: problem)
+    core.tuner.wisdom.flush()
+  }
+
   /// The operator behind its name, for what the C API does not offer: shapes from sizes, and generated data.
   func registration(_ name: String) throws -> Registration {
-    guard let core = AttuneCore.Context.behind(handle) else { throw Failure("the context is gone") }
-    do {
-      return try core.registry.find(name)
-    } catch {
-      throw Failure("\(error.code.name): \(error.message)")
-    }
+    let core = try core
+    return try checkedRefusal { () throws(Refusal) in try core.registry.find(name) }
   }
 
   func model(_ name: String) throws -> Operator { try registration(name).op }

@@ -47,6 +47,16 @@ struct Parameter {
     self.value = value
   }
 
+  /// As a shape file has it.
+  var scalar: Scalar {
+    switch value {
+    case .flag(let b): .bool(b)
+    case .integer(let i): .integer(i)
+    case .real(let d): .real(d)
+    case .word(let s): .word(s)
+    }
+  }
+
   var json: JSON {
     switch value {
     case .flag(let b): .bool(b)

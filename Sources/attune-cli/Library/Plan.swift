@@ -12,6 +12,8 @@ struct Problem {
   var params: [Parameter] = []
   var workers: Int?
   var tune: Int32 = Int32(ATTUNE_TUNE_DEFAULT)
+  /// Microseconds for measuring this problem; 0: what the mode grants.
+  var budget: UInt64 = 0
   var allowReduced = false
 
   /// The C form, valid inside `body`.
@@ -31,6 +33,7 @@ struct Problem {
     record.kernel = kernel.map(strings.copy)
     record.workers = Int32(clamping: workers ?? 0)
     record.tune_mode = tune
+    record.tune_budget_us = budget
     return try withExtendedLifetime((strings, tensors.map(\.tensor))) {
       try withSpan(refs) { tensors in
         try withSpan(values) { params in

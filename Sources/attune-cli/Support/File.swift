@@ -51,6 +51,11 @@ enum File {
     }
   }
 
+  static func write(_ text: String, to path: String) throws {
+    var text = text
+    try text.withUTF8 { try write([UnsafeRawBufferPointer($0)], to: path) }
+  }
+
   static func exists(_ path: String) -> Bool { access(path, R_OK) == 0 }
 
   /// Absolute, without links; nil when there is no such path.
@@ -72,5 +77,5 @@ enum File {
     return names.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
   }
 
-  private static func reason() -> String { String(cString: strerror(errno)) }
+  static func reason() -> String { String(cString: strerror(errno)) }
 }

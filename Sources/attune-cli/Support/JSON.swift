@@ -90,7 +90,7 @@ enum JSON: ExpressibleByStringLiteral, ExpressibleByArrayLiteral, ExpressibleByD
 }
 
 /// A JSON scalar that was read: the value of a parameter, or its default.
-enum Scalar: Decodable, CustomStringConvertible {
+enum Scalar: Codable, Hashable, CustomStringConvertible {
   case null
   case bool(Bool)
   case integer(Int64)
@@ -109,6 +109,17 @@ enum Scalar: Decodable, CustomStringConvertible {
       self = .real(d)
     } else {
       self = .word(try box.decode(String.self))
+    }
+  }
+
+  func encode(to encoder: any Encoder) throws {
+    var box = encoder.singleValueContainer()
+    switch self {
+    case .null: try box.encodeNil()
+    case .bool(let b): try box.encode(b)
+    case .integer(let i): try box.encode(i)
+    case .real(let d): try box.encode(d)
+    case .word(let s): try box.encode(s)
     }
   }
 

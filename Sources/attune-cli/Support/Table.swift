@@ -72,7 +72,8 @@ func wrap(_ text: String, width: Int, indent: Int) -> String {
 /// The pieces of an expression, each but the first beginning with its `&&` or `||`.
 private func terms(_ word: Substring) -> [Substring] {
   var pieces: [Substring] = []
-  var begin = word.startIndex, at = begin
+  var begin = word.startIndex
+  var at = begin
   while at < word.endIndex {
     if at > begin, word[at...].hasPrefix("&&") || word[at...].hasPrefix("||") {
       pieces.append(word[begin..<at])

@@ -19,7 +19,7 @@ class Context:
     threads      worker threads; default: ATTUNE_THREADS, then one per CPU
     tune         "off", "frozen", "estimate", "measure" (the default), "patient" or "exhaustive"
     plugin_path  a directory or a list of them, searched first instead of ATTUNE_PLUGIN_PATH
-    wisdom       file of remembered choices; "" for none
+    wisdom       file of remembered choices, read-only ones behind ":"; "" for none
     log          called as log(level, text), level "debug", "info", "warning" or "error", from any
                  thread
     checked      red zones, NaN-filled outputs and overlap tests on every call: slow, for tests and
@@ -142,6 +142,28 @@ class Context:
         """Adds one plugin file."""
         call("attune_load", self._open().pointer, text("path", os.fspath(path)))
         self._descriptors = {}
+
+    # ---- what was measured
+
+    def wisdom_import(self, path):
+        """Joins a file of remembered choices into this context's, and into its file.
+
+        Returns counts of the file's lines: accepted, duplicate, foreign_cpu (kept for the CPU they
+        were measured on), damaged (skipped) and unknown (of a later version's kind, kept).
+        """
+        report = _abi.new(_abi.WisdomReport)
+        path = text("path", os.fspath(path))
+        call("attune_wisdom_import", self._open().pointer, path, ctypes.byref(report))
+        return {name: getattr(report, name) for name, _ in report._fields_ if name != "struct_size"}
+
+    def wisdom_export(self, path):
+        """Writes everything remembered to a file, which is replaced as a whole."""
+        call("attune_wisdom_export", self._open().pointer, text("path", os.fspath(path)))
+
+    def wisdom_forget(self, op=None):
+        """Drops what is remembered about an operator, or about all."""
+        name = None if op is None else text("op", op)
+        call("attune_wisdom_forget", self._open().pointer, name)
 
     def close(self):
         """Gives the context up; plans and calls under way keep what they need."""

@@ -1,4 +1,4 @@
-/// A JSON value to be printed; keys stay in the order they are given. The library reads no JSON.
+/// A JSON value; keys stay in the order they are given.
 package indirect enum JSON {
   case null
   case bool(Bool)

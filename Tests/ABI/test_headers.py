@@ -3,7 +3,7 @@
 import pytest
 from abi_support import COMPILERS, HERE, ROOT, WARNINGS, run
 
-HEADERS = ["types.h", "error.h", "tensor.h", "attune.h", "plugin.h"]
+HEADERS = ["types.h", "error.h", "tensor.h", "attune.h", "plugin.h", "helpers.h"]
 
 
 def compiles(compiler, standard, text, tmp_path, *options):
@@ -26,7 +26,7 @@ def test_header_alone(compiler, standard, header, tmp_path):
 
 @pytest.mark.parametrize("compiler,standard", COMPILERS)
 def test_both_sides_in_one_file(compiler, standard, tmp_path):
-    for first, second in [("attune", "plugin"), ("plugin", "attune")]:
+    for first, second in [("attune", "plugin"), ("plugin", "attune"), ("helpers", "attune")]:
         text = f"#include <attune/{first}.h>\n#include <attune/{second}.h>\ntypedef int used;\n"
         compiles(compiler, standard, text, tmp_path)
 

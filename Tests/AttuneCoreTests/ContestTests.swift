@@ -164,4 +164,18 @@ private struct FakeMachine {
     while case .run(let i) = contest.next() { contest.took(i == 0 ? .nan : -1) }
     #expect(contest.winner == 0)
   }
+
+  @Test func whatIsWarmRacesAtOnce() {
+    var contest = Contest(lanes: 3, sentinel: 0, preference: [0, 1, 2], warm: [0: 100, 1: 90], seed: 0)
+    #expect(contest.next() == .run(2))
+    contest.took(1000)
+    #expect(contest.standing(2).status == .slow)
+    var seen: Set<Int> = []
+    while case .run(let i) = contest.next() {
+      seen.insert(i)
+      contest.took(i == 0 ? 100 : 80)
+    }
+    #expect(seen == [0, 1])
+    #expect(contest.winner == 1)
+  }
 }

@@ -65,7 +65,8 @@ final class FuzzTarget {
   /// A file of wisdom; and its text as one line with the right checksum, which no mutation would find.
   private func remember(_ bytes: [UInt8]) {
     for file in [bytes, Array((CRC32C.text(CRC32C.of(bytes)) + " ").utf8) + bytes] {
-      var book = WisdomBook(), again = WisdomBook()
+      var book = WisdomBook()
+      var again = WisdomBook()
       file.withUnsafeBufferPointer {
         WisdomLine.forEach(in: $0) { _, verdict in if case .good(let line) = verdict { book.add(line) } }
       }

@@ -79,7 +79,8 @@ import Testing
     var starts = [0]
     for (i, b) in file.enumerated() where b == 0x0a { starts.append(i + 1) }
     for i in file.indices {
-      for flip: UInt8 in [0x01, 0x20, 0x80, 0xff, file[i] ^ 0x0a, file[i] ^ UInt8(ascii: "}"), file[i]] where flip != 0 {
+      // One bit, the case of a letter, and what ends lines and records.
+      for flip: UInt8 in [1 << UInt8(i & 7), 0x20, file[i] ^ 0x0a, file[i] ^ UInt8(ascii: "}")] where flip != 0 {
         var bytes = file
         bytes[i] ^= flip
         let back = WisdomFileTests.read(bytes)

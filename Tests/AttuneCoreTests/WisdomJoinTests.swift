@@ -8,7 +8,9 @@ import Testing
     let key = WisdomKey(op: "nsa", family: "f", sizes: [])
     var draw = WisdomDraw(seed: 1)
     for _ in 0..<3000 {
-      let (a, b, c) = (draw.record(key: key).canonical, draw.record(key: key).canonical, draw.record(key: key).canonical)
+      let (a, b, c) = (
+        draw.record(key: key).canonical, draw.record(key: key).canonical, draw.record(key: key).canonical
+      )
       #expect(a.joined(b) == b.joined(a))
       #expect(a.joined(b).joined(c) == a.joined(b.joined(c)))
       #expect(a.joined(a) == a)
@@ -92,6 +94,19 @@ import Testing
     lax.verdict.winner.kernel = "lax"
     store.keep(lax)
     #expect(store.find(again.key)?.winner.kernel == "other")
+  }
+
+  @Test func aFileThatWouldBeTooLargeGivesUpTheLeastFounded() {
+    var book = WisdomBook()
+    for n in 0..<20 {
+      book.add(.tuned(cpu: "here", sampleRecord(Int64(n), rigor: n == 3 ? 5 : 4, date: 1000 + Int64(n))))
+    }
+    let whole = book.file
+    #expect(book.file(limit: whole.count) == whole)
+    let half = book.file(limit: whole.count / 2)
+    #expect(half.count <= whole.count / 2 && half.count > whole.count / 3)
+    let text = String(decoding: half, as: UTF8.self)
+    #expect(text.contains(#"{"Nk": 3}"#) && text.contains(#"{"Nk": 19}"#) && !text.contains(#"{"Nk": 4}"#))
   }
 
   @Test func aFullBookGivesUpTheLeastFounded() {

@@ -123,7 +123,7 @@ import Testing
     let store = WisdomStore(folder.file("w"), lines: lines)
     #expect(store.find(sampleRecord(1).key) != nil && store.find(sampleRecord(3).key) == nil)
     #expect(store.status.damaged == 1)
-    #expect(lines.all == ["warning: wisdom: \(folder.file("w")) has 1 damaged lines: skipped"])
+    #expect(lines.all == ["warning: wisdom: \(folder.file("w")) has 1 damaged line: skipped"])
     #expect(listing(folder) == ["w", "w.lock"])
     store.keep(sampleRecord(4))
     store.flush()

@@ -19,7 +19,8 @@ struct WisdomDraw {
 
   mutating func candidate() -> TunedCandidate {
     TunedCandidate(
-      kernel: oneOf(["tile", "row"]), revision: UInt32(below(2)), knobs: oneOf(["", "bq=64"]), workers: UInt32(1 + below(2)))
+      kernel: oneOf(["tile", "row"]), revision: UInt32(below(2)), knobs: oneOf(["", "bq=64"]),
+      workers: UInt32(1 + below(2)))
   }
 
   mutating func trial() -> Trial {

@@ -16,7 +16,6 @@ import gc
 import importlib.metadata
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,25 +24,13 @@ library = next((environment.BUILD / "lib").glob("libattune.so.*"), None)
 os.environ.setdefault("ATTUNE_LIBRARY", str(library))
 
 import contenders
+import machine
 import problems
 import stopwatch
 from problems import TOLERANCE, Declined
 
 BASE = "attune"  # the contender that the others are divided by
 HOPELESS = 3  # a form that takes this many times as long as the best of its library is not timed
-
-
-def attune_cli(*arguments):
-    command = [environment.BUILD / "bin/attune", *map(str, arguments), "--json"]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-
-
-def limits(op):
-    """What one thread of this machine can do, as `attune bench` measures it."""
-    found = attune_cli(
-        "bench", op, "--threads", 1, "--shape", "B=1,Hq=1,Hkv=1,Nq=64,Nk=64,D=64,Dv=64"
-    )
-    return {name: found[name] for name in ("cpu", "peak_gflops", "read_bytes_per_s")}
 
 
 def versions():
@@ -175,14 +162,14 @@ def main():
     if not chosen:
         raise SystemExit(f"no problem has {options.only!r} in its name or type")
     absent = json.loads(environment.ABSENT.read_text()) if environment.ABSENT.exists() else {}
-    limit = limits(chosen[0].op)
+    limit = machine.limits(chosen[0].op)
     document = {
         **limit,
         "versions": versions(),
         "absent": absent,
         "cpus": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
-        "overhead": attune_cli("bench", "--overhead"),
+        "overhead": machine.attune_cli("bench", "--overhead"),
     }
     print(f"{limit['cpu']['name']}, {limit['cpu']['isa_level']}, {document['cpus']} CPUs,", end=" ")
     print(f"one thread: {limit['peak_gflops']:.0f} GFLOP/s peak,", end=" ")

@@ -117,3 +117,21 @@ def test_forget(attune_wisdom, cpu, tmp_path):
     assert "E_NOT_FOUND" in attune_wisdom("forget", "a.op", rc=2, wisdom=path)
     assert json.loads(attune_wisdom("forget", "--json", wisdom=path)) == {"forgot": None}
     assert wisdom_file.keys(wisdom_file.read(path.read_bytes())) == set()
+
+
+def test_doctor(build, cpu, tmp_path):
+    path = tmp_path / "w"
+    wisdom_file.write(path, [wisdom_file.record(cpu, 1), wisdom_file.record(cpu, 2) | {"date": -1}])
+
+    def doctor(wisdom):
+        done = subprocess.run(
+            [build / "bin" / "attune", "doctor", "--json"],
+            env=os.environ | {"ATTUNE_WISDOM": str(wisdom)},
+            stdout=subprocess.PIPE,
+        )
+        return json.loads(done.stdout)
+
+    found = doctor(path)
+    assert (found["wisdom"]["path"], found["wisdom"]["records"]) == (str(path), 1)
+    assert any("damaged" in problem for problem in found["problems"])
+    assert any(f"{tmp_path} is not a" in problem for problem in doctor(tmp_path)["problems"])

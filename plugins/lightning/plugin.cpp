@@ -19,13 +19,19 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const
 }
 
 constexpr int64_t kChunkValues[] = {32, 64, 128, 256}, kSegmentValues[] = {4, 8, 16, 32};
-constexpr attune_knob kChunkedKnobs[] = {Knob("chunk", kChunkValues, 1, "tokens per chunk")};
-constexpr attune_knob kSplitKnobs[] = {Knob("chunk", kChunkValues, 1, "tokens per chunk"),
-                                       Knob("segments", kSegmentValues, 1, "pieces of each sequence")};
+// Forward, short chunks are the fastest: less is multiplied within a chunk.
+constexpr attune_knob kForwardChunk = Knob("chunk", kChunkValues, 0, "tokens per chunk");
+constexpr attune_knob kChunkedKnobs[] = {kForwardChunk};
+constexpr attune_knob kSplitKnobs[] = {kForwardChunk, Knob("segments", kSegmentValues, 1, "pieces of each sequence")};
+constexpr attune_knob kGradientKnobs[] = {Knob("chunk", kChunkValues, 1, "tokens per chunk")};
 
 // Floats of a chunk of D features and Dv columns, its decay tables and one state.
 #define ATTUNE_LIGHTNING_SCRATCH                                                                                     \
   "k.chunk*(64*cdiv(D,32)+64*cdiv(Dv,32)+k.chunk+82)+32*D+32+D*(32*cdiv(Dv,32)+16)"
+
+// The state is moved in and out of a chunk's memory, which takes as long as this much arithmetic: for a few tokens more
+// than all the rest.
+#define ATTUNE_LIGHTNING_CHUNKED_FLOPS "4*B*Hq*Nq*D*Dv+B*Hq*Nq*min(Nq,32)*(D+Dv)+56*Nseq*Hq*D*Dv"
 
 constexpr attune_kernel Chunked(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "masked products within a chunk, a state between chunks");
@@ -33,6 +39,7 @@ constexpr attune_kernel Chunked(double efficiency) {
   k.knob_when = "k.chunk<=64||k.chunk<2*Nk";
   k.tasks = "Nseq*Hq";
   k.workspace = "4*$workers*(" ATTUNE_LIGHTNING_SCRATCH ")";
+  k.flops = ATTUNE_LIGHTNING_CHUNKED_FLOPS;
   k.efficiency = efficiency;
   return k;
 }
@@ -43,7 +50,7 @@ constexpr attune_kernel Split(double efficiency) {
   k.when = "!has(cu_seqlens)&&Nk>=64";
   k.knob_when = "k.chunk*k.segments<=Nk";
   k.workspace = "4*(B*Hq*k.segments*D*(32*cdiv(Dv,32)+16)+$workers*(" ATTUNE_LIGHTNING_SCRATCH "))";
-  k.flops = "6*B*Hq*Nq*D*Dv+2*B*Hq*Nq*min(Nq,64)*(D+Dv)/2";
+  k.flops = "6*B*Hq*Nq*D*Dv+2*B*Hq*Nq*min(Nq,32)*(D+Dv)/2";
   k.efficiency = efficiency;
   return k;
 }
@@ -57,7 +64,7 @@ constexpr attune_kernel FewTokens(double efficiency) {
 }
 constexpr attune_kernel Gradients(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "each gradient is a sweep like the forward one");
-  k.knobs = Span(kChunkedKnobs);
+  k.knobs = Span(kGradientKnobs);
   k.knob_when = "k.chunk<=64||k.chunk<2*Nk";
   k.tasks = "Nseq*(Hq+2*Hkv)+Hq";
   k.workspace =

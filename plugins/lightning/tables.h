@@ -87,7 +87,7 @@ constexpr attune_preset kPresets[] = {
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Nseq", kLet[] = "Nseq=?B";
 constexpr char kBuckets[] = "B:pow2; Nq:half2; Nk:half2; Nseq:pow2";
-constexpr char kForwardFlops[] = "4*B*Hq*Nq*D*Dv+2*B*Hq*Nq*min(Nq,64)*(D+Dv)/2";
+constexpr char kForwardFlops[] = "4*B*Hq*Nq*D*Dv+2*B*Hq*Nq*min(Nq,32)*(D+Dv)/2";
 constexpr char kBackwardFlops[] = "3*(4*B*Hq*Nq*D*Dv+2*B*Hq*Nq*min(Nq,64)*(D+Dv)/2)";
 
 }  // namespace tables

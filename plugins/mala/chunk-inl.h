@@ -57,21 +57,21 @@ class Chunk {
   float *a, *b;
 
   void LoadKeys(int64_t batch, int64_t head, const Tokens& t) {
-    for (size_t r = 0; r < t.n; r++) LoadMapped(c_.k, batch, head, t.at[r], b + r * w_.ld_d, m.k + r * w_.ld_d);
+    LoadMapped(c_.k, batch, head, t.at, t.n, b, m.k);
     LoadPlain(c_.v, batch, head, t, m.v);
   }
   void LoadQueries(int64_t batch, int64_t head, const Tokens& t) {
-    for (size_t r = 0; r < t.n; r++) LoadQuery(batch, head, t.at[r], r);
+    LoadMapped(c_.q, batch, head, t.at, t.n, a, m.q);
   }
   // One query into row r.
   void LoadQuery(int64_t batch, int64_t head, int64_t token, size_t r) {
-    LoadMapped(c_.q, batch, head, token, a + r * w_.ld_d, m.q + r * w_.ld_d);
+    LoadMapped(c_.q, batch, head, &token, 1, a + r * w_.ld_d, m.q + r * w_.ld_d);
   }
   // Rows of Dv elements as they are.
   void LoadPlain(const Rows& rows, int64_t batch, int64_t head, const Tokens& t, float* to) const {
-    for (size_t r = 0; r < t.n; r++, to += w_.ld_v) {
-      WithRow(rows, batch, head, t.at[r], [&](const auto* p) HWY_ATTR { kit::Widen(p, c_.Dv, 1.0f, to); });
-    }
+    WithRow(rows, batch, head, 0, [&](const auto* p) HWY_ATTR {
+      for (size_t r = 0; r < t.n; r++) kit::Widen(p + t.at[r] * rows.row, c_.Dv, 1.0f, to + r * w_.ld_v);
+    });
   }
 
   // Rows of a head that the next chunk of `left` will need.
@@ -102,9 +102,16 @@ class Chunk {
   }
 
  private:
-  void LoadMapped(const Rows& rows, int64_t batch, int64_t head, int64_t token, float* mapped, float* rotated) {
-    WithRow(rows, batch, head, token, [&](const auto* p) HWY_ATTR { MapRow(p, c_.D, mapped); });
-    if (c_.sin) RotateRow(mapped, Table(c_.sin, token, sin_), Table(c_.cos, token, cos_), c_.D, rotated);
+  // The rows `at`, mapped, and rotated as well where there are tables.
+  void LoadMapped(const Rows& rows, int64_t batch, int64_t head, const int64_t* at, size_t n, float* mapped,
+                  float* rotated) {
+    WithRow(rows, batch, head, 0, [&](const auto* p) HWY_ATTR {
+      for (size_t r = 0; r < n; r++) MapRow(p + at[r] * rows.row, c_.D, mapped + r * w_.ld_d);
+    });
+    for (size_t r = 0; c_.sin && r < n; r++) {
+      RotateRow(mapped + r * w_.ld_d, Table(c_.sin, at[r], sin_), Table(c_.cos, at[r], cos_), c_.D,
+                rotated + r * w_.ld_d);
+    }
   }
 
   // Row `token` of a table, readable as whole vectors.

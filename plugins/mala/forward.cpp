@@ -16,30 +16,60 @@ namespace {
 
 constexpr int64_t kTileChunks = 8;  // chunks of queries per task, bidirectional form
 
-// Writes the outputs of the queries of a chunk.
-void WriteRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
-               const Seen& seen) {
-  if (c.causal) {
-    kit::Scores(k.m, t.n);
-    kit::Outputs(k.m, t.n, seen.before.p);
+// Rows of outputs are made of two sums over the tokens j that row r sees: o_r = f_r A_r (sum of B_j v_j^T)
+// + g_r (sum of v_j).
+struct Factors {
+  float f[kMaxChunk], g[kMaxChunk];
+
+  // z: <a_r, sum of b_j>. Row r sees first + r * step tokens.
+  Factors(const Problem& c, const float* z, size_t rows, int64_t first, int64_t step) {
+    for (size_t r = 0; r < rows; r++) {
+      const double count = double(first) + double(int64_t(r) * step), share = count > 0 ? 1 / count : 0;
+      const double mean = c.scale * share * z[r], beta = 1 + 1 / (mean + c.norm_eps);
+      f[r] = float(beta * c.scale * share), g[r] = float(-mean * share);
+    }
+  }
+};
+
+// Writes f_r o_r + g_r v for the rows of a chunk; without f: o_r + g_r v.
+void StoreRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
+               const float* f, const float* g, const float* v) {
+  WithRow(c.o, batch, head, 0, [&](auto* p) HWY_ATTR {
+    for (size_t r = 0; r < t.n; r++) {
+      StoreCombined(f ? f[r] : 1, k.m.o + r * w.ld_v, g[r], v, c.Dv, p + t.at[r] * c.o.row);
+    }
+  });
+}
+
+// Outputs of the queries of a chunk, all of which see the same keys.
+void WriteBidirectional(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
+                        const Slot& sums) {
+  float z[kMaxChunk];
+  kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(t.n, c.Dv, c.D, k.m.q, w.ld_d, sums.p, w.ld_v, 0, k.m.o,
+                                                             w.ld_v, k.m.ahead);
+  kit::Dots(1, t.n, c.D, sums.z, 0, k.a, w.ld_d, z, 0);
+  const Factors by(c, z, t.n, *sums.n, 0);
+  StoreRows(c, w, k, batch, head, t, by.f, by.g, sums.v);
+}
+
+// Outputs of the queries of a chunk whose keys are loaded. before: the sums over the n tokens before the chunk; prefix:
+// memory. The two sums over the tokens of the chunk become one, of f_r <A_r, B_j> + g_r times v_j.
+void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
+                 const Slot& before, int64_t n, const Prefix& prefix) {
+  float z[kMaxChunk];
+  kit::Scores(k.m, t.n);
+  if (c.sin) {  // scores are of rotated rows, z is not
+    PrefixRows(before.z, k.b, w.ld_d, t.n, c.D, prefix.z);
+    DotPairs(k.a, prefix.z, w.ld_d, t.n, c.D, z);
   } else {
-    kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(t.n, c.Dv, c.D, k.m.q, w.ld_d, seen.before.p, w.ld_v, 0,
-                                                               k.m.o, w.ld_v, k.m.ahead);
+    kit::Dots(1, t.n, c.D, before.z, 0, k.a, w.ld_d, z, 0);
+    kit::AddScoreSums(k.m, t.n, z);
   }
-  float z[kMaxChunk], f[kMaxChunk], g[kMaxChunk];
-  if (seen.step == 0) {
-    kit::Dots(1, t.n, c.D, seen.z, 0, k.a, w.ld_d, z, 0);
-  } else {
-    for (size_t r = 0; r < t.n; r++) z[r] = DotRow(k.a + r * w.ld_d, seen.z + r * w.ld_d, c.D);
-  }
-  for (size_t r = 0; r < t.n; r++) {
-    const double share = seen.Share(r), mean = c.scale * share * z[r], beta = 1 + 1 / (mean + c.norm_eps);
-    f[r] = float(beta * c.scale * share), g[r] = float(-mean * share);
-  }
-  for (size_t r = 0; r < t.n; r++) {
-    const float *y = k.m.o + r * w.ld_v, *v = seen.v + int64_t(r) * seen.step * w.ld_v;
-    WithRow(c.o, batch, head, t.at[r], [&](auto* p) HWY_ATTR { StoreCombined(f[r], y, g[r], v, c.Dv, p); });
-  }
+  const Factors by(c, z, t.n, n + 1, 1);
+  for (size_t r = 0; r < t.n; r++) AddToScaled(by.f[r], by.g[r], r + 1, k.m.a + r * k.m.ld_a);
+  kit::DecayRows(k.m.q, w.ld_d, t.n, c.D, by.f, 1);
+  kit::Outputs(k.m, t.n, before.p);
+  StoreRows(c, w, k, batch, head, t, nullptr, by.g, before.v);
 }
 
 // Task = a few chunks of queries of one head.
@@ -47,7 +77,7 @@ attune_status Bidirectional(const attune_exec& x, const Problem& c, const Layout
   const int64_t tile = kTileChunks * w.chunk, tiles = (c.Nq + tile - 1) / tile;
   return ParallelFor(x, c.B * c.Hq * tiles, [&](int64_t task, uint32_t worker) HWY_ATTR {
     const int64_t batch = task / tiles / c.Hq, head = task / tiles % c.Hq;
-    const Seen seen = SeenByAll(w.Sums(batch * c.Hkv + head / c.Group(), 0));
+    const Slot sums = w.Sums(batch * c.Hkv + head / c.Group(), 0);
     Arena arena(w, worker);
     Chunk chunk(c, w, arena);
     Tokens t;
@@ -55,7 +85,7 @@ attune_status Bidirectional(const attune_exec& x, const Problem& c, const Layout
       t.Take(w.chunk, &left);
       chunk.LoadQueries(batch, head, t);
       chunk.FetchLater({{c.q, batch, head, c.D}}, left);
-      WriteRows(c, w, chunk, batch, head, t, seen);
+      WriteBidirectional(c, w, chunk, batch, head, t, sums);
     }
   });
 }
@@ -74,10 +104,9 @@ attune_status Causal(const attune_exec& x, const Problem& c, const Layout& w) {
       t.Take(w.chunk, &left);
       chunk.LoadKeys(batch, shared, t);
       chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}}, left);
-      const Seen seen = prefix.Of(c, w, chunk, t, sums, n);
       for (int64_t g = shared * c.Group(); g < (shared + 1) * c.Group(); g++) {
         chunk.LoadQueries(batch, g, t);
-        WriteRows(c, w, chunk, batch, g, t, seen);
+        WriteCausal(c, w, chunk, batch, g, t, sums, n, prefix);
       }
       chunk.Absorb(t, sums);
     }

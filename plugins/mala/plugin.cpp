@@ -26,11 +26,16 @@ constexpr attune_knob kChunkedKnobs[] = {
     Knob("chunk", kChunkValues, 0, "tokens per tile"),
     Knob("split", kSplitValues, 1, "pieces that the tokens of all kv heads are cut into, if there are that few heads"),
 };
-constexpr attune_kernel Chunked(const char* workspace, double efficiency) {
+// Beyond the work that counts, the sums are moved in and out of working memory: for a few tokens more than all the rest.
+constexpr char kChunkedStepFlops[] =
+    "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv+B*Hq*Nq*min(Nk,32)*(D+Dv)+56*B*Hkv*D*Dv";
+
+constexpr attune_kernel Chunked(const char* workspace, double efficiency, const char* flops = nullptr) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "sums over chunks of tokens and rows of outputs as register-tile products");
   k.knobs = Span(kChunkedKnobs);
   k.workspace = workspace;
+  k.flops = flops;
   k.efficiency = efficiency;
   return k;
 }
@@ -55,15 +60,15 @@ constexpr attune_kernel kForwardKernels[] = {
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "tokens_avx512", N_AVX3::TokensStep, Tokens(0.1)),
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
-    OnIsa(kAvx2, "tokens_avx2", N_AVX2::TokensStep, Tokens(0.1)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
-    OnIsa(kSse4, "tokens_sse4", N_SSE4::TokensStep, Tokens(0.1)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kAvx512, "tokens_avx512", N_AVX3::TokensStep, Tokens(0.15)),
+    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
+    OnIsa(kAvx2, "tokens_avx2", N_AVX2::TokensStep, Tokens(0.15)),
+    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
+    OnIsa(kSse4, "tokens_sse4", N_SSE4::TokensStep, Tokens(0.15)),
+    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "tokens_neon", N_NEON::TokensStep, Tokens(0.1)),
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked(kForwardWorkspace, 0.5)),
+    OnIsa(kNeon, "tokens_neon", N_NEON::TokensStep, Tokens(0.15)),
+    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
 #endif
     Reference(ReferenceStep, kReferenceWorkspace),
 };
@@ -79,8 +84,9 @@ constexpr attune_kernel kBackwardKernels[] = {
 };
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
-// Products with the sums and into them; what the causal form spends within a chunk is not useful work.
-constexpr char kFlops[] = "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv", kBackwardFlops[] = "6*B*Hq*Nq*D*Dv+6*B*Hkv*Nk*D*Dv";
+// Products with the sums and into them; in the causal form also the lower triangle of the scores within a chunk.
+constexpr char kFlops[] = "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv+p.causal*B*Hq*Nq*min(Nk,32)*(D+Dv)";
+constexpr char kBackwardFlops[] = "6*B*Hq*Nq*D*Dv+6*B*Hkv*Nk*D*Dv";
 
 constexpr attune_entry Backward() {
   attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, kBackwardFlops, Span(kBackwardTensors),

@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "_kit/dot-inl.h"
 #include "_kit/exp-inl.h"
 #include "_kit/pack-inl.h"
 #include "mala/problem.h"
@@ -73,6 +74,23 @@ HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+// dots[r] = <row r of a, row r of b>; rows are 0 beyond n up to whole vectors.
+HWY_INLINE void DotPairs(const float* a, const float* b, size_t ld, size_t rows, size_t n, float* dots) {
+  const hn::ScalableTag<float> d;
+  size_t r = 0;
+  for (; r + 4 <= rows; r += 4, a += 4 * ld, b += 4 * ld) {
+    auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+    for (size_t i = 0; i < n; i += kLanes) {
+      s0 = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), s0);
+      s1 = hn::MulAdd(hn::LoadU(d, a + ld + i), hn::LoadU(d, b + ld + i), s1);
+      s2 = hn::MulAdd(hn::LoadU(d, a + 2 * ld + i), hn::LoadU(d, b + 2 * ld + i), s2);
+      s3 = hn::MulAdd(hn::LoadU(d, a + 3 * ld + i), hn::LoadU(d, b + 3 * ld + i), s3);
+    }
+    hn::StoreU(kit::SumOfLanes4(d, s0, s1, s2, s3), hn::CappedTag<float, 4>(), dots + r);
+  }
+  for (; r < rows; r++, a += ld, b += ld) dots[r] = DotRow(a, b, n);
+}
+
 // dst[0, n) = f x + g y with one rounding; nothing is written beyond.
 template <class T>
 HWY_INLINE void StoreCombined(float f, const float* x, float g, const float* y, size_t n, T* dst) {
@@ -95,6 +113,12 @@ HWY_INLINE void ScaleRow(float f, const float* x, size_t n, float* dst) {
   const auto vf = hn::Set(d, f);
   for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(vf, hn::LoadU(d, x + i)), d, dst + i);
 }
+// row = f row + g, whole vectors.
+HWY_INLINE void AddToScaled(float f, float g, size_t n, float* row) {
+  const hn::ScalableTag<float> d;
+  const auto vf = hn::Set(d, f), vg = hn::Set(d, g);
+  for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::MulAdd(vf, hn::LoadU(d, row + i), vg), d, row + i);
+}
 // row *= phi'(x), where mapped = phi(x): 1 above 0, else exp(x). Whole vectors.
 HWY_INLINE void TimesSlope(const float* mapped, size_t n, float* row) {
   const hn::ScalableTag<float> d;
@@ -112,17 +136,28 @@ HWY_INLINE void CombineRows(float f, const float* x, float g, const float* y, si
   }
 }
 
-// total += the sum of `rows` rows, each times its factor if there are any.
-HWY_INLINE void AddColumns(const float* x, size_t ld, size_t rows, const float* factors, size_t n, float* total) {
+// total += the sum of `rows` rows, each times its factor if there are any, for kVectors vectors of columns: enough sums
+// are under way that none waits for the one before.
+template <int kVectors>
+HWY_INLINE void AddColumnsOf(const float* x, size_t ld, size_t rows, const float* factors, float* total) {
   const hn::ScalableTag<float> d;
-  for (size_t i = 0; i < n; i += kLanes) {
-    auto sum = hn::Zero(d);
-    for (size_t r = 0; r < rows; r++) {
-      const auto v = hn::LoadU(d, x + r * ld + i);
-      sum = factors ? hn::MulAdd(hn::Set(d, factors[r]), v, sum) : hn::Add(sum, v);
-    }
-    hn::StoreU(hn::Add(hn::LoadU(d, total + i), sum), d, total + i);
+  hn::Vec<decltype(d)> sum[kVectors];
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; i++) sum[i] = hn::Zero(d);
+  for (size_t r = 0; r < rows; r++) {
+    const auto factor = hn::Set(d, factors ? factors[r] : 1.0f);
+#pragma GCC unroll 4
+    for (int i = 0; i < kVectors; i++) sum[i] = hn::MulAdd(factor, hn::LoadU(d, x + r * ld + i * kLanes), sum[i]);
   }
+#pragma GCC unroll 4
+  for (int i = 0; i < kVectors; i++) {
+    hn::StoreU(hn::Add(hn::LoadU(d, total + i * kLanes), sum[i]), d, total + i * kLanes);
+  }
+}
+HWY_INLINE void AddColumns(const float* x, size_t ld, size_t rows, const float* factors, size_t n, float* total) {
+  size_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) AddColumnsOf<4>(x + i, ld, rows, factors, total + i);
+  for (; i < n; i += kLanes) AddColumnsOf<1>(x + i, ld, rows, factors, total + i);
 }
 
 // prefix[r] = base + x[0] + ... + x[r]; prefix may be x.

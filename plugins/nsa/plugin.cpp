@@ -38,6 +38,8 @@ constexpr attune_kernel Packed(const char* workspace, double efficiency) {
   k.knobs = Span(kPackedKnobs);
   k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq";
   k.workspace = workspace;
+  // Every token is read, and its f32 copy written and read: too much for a few queries.
+  k.bytes = "bytes(q)+bytes(o)+12*B*Hkv*Nk*(D+Dv)";
   k.efficiency = efficiency;
   return k;
 }

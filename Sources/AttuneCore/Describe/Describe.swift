@@ -44,7 +44,8 @@ struct Describe {
       case .refused(let refusal): ("refused", refusal.code.name, refusal.message)
       }
     return .object([
-      ("path", .string(r.path)), ("id", .text(r.id)), ("version", .text(r.version)), ("status", .string(status)),
+      ("path", .string(r.path)), ("id", .text(r.id)), ("version", .text(r.version)),
+      ("build", .text(r.plugin?.build)), ("status", .string(status)),
       ("code", .text(code)), ("reason", .text(reason)), ("rank", .count(r.rank)),
       ("operators", .array(r.operators.map(record))), ("warnings", .strings(r.warnings)),
     ])

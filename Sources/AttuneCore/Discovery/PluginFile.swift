@@ -9,8 +9,8 @@ package struct PluginFile: Sendable {
   package let rank: Int
   /// nil only for files that a program named itself.
   package let note: PluginNote?
-  /// Tells builds of a plugin apart: the linker's build id, else a hash of the file. What was measured with one build says
-  /// little about another.
+  /// Tells builds of a plugin apart: the linker's build id, else a hash of the file. What was measured with one build
+  /// says little about another.
   package let build: String
   package var name: String { Path.name(of: path) }
 

@@ -50,13 +50,20 @@ package struct Contest: Sendable {
 
   /// - lanes: how many candidates, at least one.
   /// - preference: rank of each, lower is preferred among equally fast ones; a total order makes choices repeatable.
+  /// - warm: times of those that were run a moment ago and need no warm-up.
   /// - seed: of the order within rounds.
-  package init(lanes: Int, sentinel: Int, preference: [Int], seed: UInt64, rules: Rules = Rules()) {
+  package init(
+    lanes: Int, sentinel: Int, preference: [Int], warm: [Int: Double] = [:], seed: UInt64, rules: Rules = Rules()
+  ) {
     self.lanes = Array(repeating: Lane(), count: max(lanes, 1))
     self.sentinel = min(max(sentinel, 0), max(lanes, 1) - 1)
     self.preference = preference
     self.rules = rules
     numbers = SeededNumbers(seed: seed)
+    for (i, ns) in warm where self.lanes.indices.contains(i) && ns > 0 && ns.isFinite {
+      self.lanes[i].warm = [ns]
+      self.lanes[i].status = .racing
+    }
   }
 
   /// What to run now. Answer with `took`, `failed` or `stop` before asking again.

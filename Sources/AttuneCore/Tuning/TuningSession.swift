@@ -203,8 +203,12 @@ struct TuningSession {
     var lanes: [Candidate] = []
     for c in list where !lanes.contains(where: { $0.isSame(c) }) && isRight(c) { lanes.append(c) }
     guard let first = lanes.firstIndex(where: { $0.isSame(sentinel) }) else { return nil }
+    var warm: [Int: Double] = [:]
+    for (i, c) in lanes.enumerated() {
+      if let trial = trials[name(c)], trial.rounds > 0 { warm[i] = trial.medianNs }
+    }
     var contest = Contest(
-      lanes: lanes.count, sentinel: first, preference: preference(lanes),
+      lanes: lanes.count, sentinel: first, preference: preference(lanes), warm: warm,
       seed: SeededNumbers.hash(target.key.family), rules: limits.rules)
     var yardsticks: [Double] = []
     while case .run(let i) = contest.next() {

@@ -7,8 +7,8 @@ package enum FileTree {
   package static let temporary = ".tmp."
   private static let counter = Atomic<UInt32>(0)
 
-  /// Writes beside the file, then puts the new one in its place, on disk before it returns. Mode 0600. Not nil: the step
-  /// that failed, and why; the file is as it was.
+  /// Writes beside the file, then puts the new one in its place, on disk before it returns. Mode 0600. Not nil: the
+  /// step that failed, and why; the file is as it was.
   package static func replace(_ path: String, with bytes: [UInt8]) -> (step: String, code: Int32)? {
     let number = counter.wrappingAdd(1, ordering: .relaxed).newValue
     let name = "\(path)\(temporary)\(getpid()).\(number)"

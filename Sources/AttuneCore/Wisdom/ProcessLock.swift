@@ -2,8 +2,8 @@ import CRuntime
 import Glibc
 import Synchronization
 
-/// A lock for cold paths that a forked child does not inherit: whoever held it stayed in the parent. It knows its holder's
-/// process, and a holder from another one counts as gone. What it guards must then be taken as half changed.
+/// A lock for cold paths that a forked child does not inherit: whoever held it stayed in the parent. It knows its
+/// holder's process, and a holder from another one counts as gone. What it guards must then be taken as half changed.
 package final class ProcessLock: Sendable {
   private let holder = Atomic<Int32>(0)
 

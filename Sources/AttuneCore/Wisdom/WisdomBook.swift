@@ -1,3 +1,5 @@
+import Glibc
+
 /// What one file of wisdom says, or several joined. A value; knows nothing of files.
 package struct WisdomBook: Equatable, Sendable {
   /// What is known about one CPU.
@@ -102,28 +104,46 @@ package struct WisdomBook: Equatable, Sendable {
 
   // MARK: writing
 
+  package var file: [UInt8] { file(limit: WisdomLimits.fileBytes) }
+
   /// The bytes of a file: header first, the rest sorted, so that two files can be compared. What exceeds the limits is
   /// left out, least founded and oldest first.
-  package var file: [UInt8] {
-    let lines = limited.lines
-    var total = WisdomLine.header.bytes.count &+ 1
-    // In the order in which they are given up last.
-    var kept: [[UInt8]] = []
-    for line in lines.sorted(by: WisdomBook.precedes) {
-      let bytes = line.bytes
-      guard bytes.count <= WisdomLimits.lineBytes, total &+ bytes.count &+ 1 <= WisdomLimits.fileBytes else { continue }
-      total = total &+ bytes.count &+ 1
-      kept.append(bytes)
+  func file(limit: Int) -> [UInt8] {
+    let header = WisdomLine.header.bytes
+    let lines = limited.lines.map { (line: $0, bytes: $0.bytes) }.filter { $0.bytes.count <= WisdomLimits.lineBytes }
+    var total = lines.reduce(header.count &+ 1) { $0 &+ $1.bytes.count &+ 1 }
+    var kept = lines.map(\.bytes)
+    if total > limit {
+      let dearest = lines.sorted { WisdomBook.precedes($0.line, $1.line) }
+      var count = dearest.count
+      while total > limit, count > 0 {
+        count = count &- 1
+        total = total &- dearest[count].bytes.count &- 1
+      }
+      kept = dearest.prefix(count).map(\.bytes)
     }
-    // Behind the checksum, which says nothing to people.
-    kept.sort { $0.dropFirst(9).lexicographicallyPrecedes($1.dropFirst(9)) }
+    kept.sort(by: WisdomBook.isSmaller)
     var out: [UInt8] = []
     out.reserveCapacity(total)
-    for bytes in [WisdomLine.header.bytes] + kept {
+    for bytes in [header] + kept {
       out += bytes
       out.append(0x0a)
     }
     return out
+  }
+
+  /// Bytewise, behind the checksums, which say nothing to people.
+  private static func isSmaller(_ a: [UInt8], _ b: [UInt8]) -> Bool {
+    a.withUnsafeBytes { a in
+      b.withUnsafeBytes { b in
+        let (x, y) = (a.dropFirst(9), b.dropFirst(9))
+        guard let p = UnsafeRawBufferPointer(rebasing: x).baseAddress,
+          let q = UnsafeRawBufferPointer(rebasing: y).baseAddress
+        else { return x.isEmpty && !y.isEmpty }
+        let order = memcmp(p, q, min(x.count, y.count))
+        return order == 0 ? x.count < y.count : order < 0
+      }
+    }
   }
 
   /// Machines and quarantine are few and precious, records can be measured again.
@@ -143,7 +163,8 @@ package struct WisdomBook: Equatable, Sendable {
   /// Holds a book in memory to the limits, with some room, so that a full one is not sorted for every record.
   mutating func trim() {
     let slack = WisdomLimits.records / 8
-    for (_, shelf) in shelves where shelf.count > WisdomLimits.records &+ slack
+    for (_, shelf) in shelves
+    where shelf.count > WisdomLimits.records &+ slack
       || shelf.quarantine.count > WisdomLimits.quarantine &+ slack
     {
       self = limited
@@ -171,4 +192,3 @@ package struct WisdomBook: Equatable, Sendable {
     return out
   }
 }
-

@@ -97,14 +97,14 @@ package struct WisdomFile: Sendable {
   // MARK: writing
 
   /// Reads, lets `change` have its way, and replaces the file if that changed anything, all under its lock. What was
-  /// read and could not be used is kept as `<file>.damaged` first. Waits for the lock at most two seconds.
+  /// read and could not be used is kept as `<file>.damaged` first. waits: for the lock, at most two seconds.
   package func update(
-    makesDirectory: Bool, _ change: (inout WisdomBook) -> Void
+    makesDirectory: Bool = false, waits: Bool = true, _ change: (inout WisdomBook) -> Void
   ) throws(WisdomFileFault) -> Contents {
     if makesDirectory { FileTree.makeDirectory(Path.directory(of: path)) }
     // The file behind a link is what is locked and replaced, not the link.
     let target = Path.resolved(path) ?? path
-    let lock = try WisdomLock(for: target)
+    let lock = try WisdomLock(for: target, waits: waits)
     defer { lock.release() }
     var contents = Contents()
     do throws(WisdomFileFault) {
@@ -162,7 +162,7 @@ private struct WisdomLock {
   private let descriptor: Int32
   private static let patience: Int64 = 2_000_000_000  // ns
 
-  init(for target: String) throws(WisdomFileFault) {
+  init(for target: String, waits: Bool) throws(WisdomFileFault) {
     let file = WisdomFile(path: target + ".lock")
     let begin = crt_now_ns()
     while true {
@@ -183,10 +183,10 @@ private struct WisdomLock {
         guard code == EWOULDBLOCK || code == EINTR else {
           throw file.fault(.unwritable, "cannot be locked: \(systemError(code))", code)
         }
-        usleep(2000)
       }
-      guard crt_now_ns() &- begin < WisdomLock.patience else {
-        throw file.fault(.unwritable, "is held by another process for more than 2 s", EWOULDBLOCK)
+      if waits { usleep(2000) }
+      guard waits, crt_now_ns() &- begin < WisdomLock.patience else {
+        throw file.fault(.unwritable, "is held by another process", EWOULDBLOCK)
       }
     }
   }

@@ -141,7 +141,9 @@ struct Fields {
   }
 
   func number<T: FixedWidthInteger>(_ name: String) throws(WisdomFault) -> T {
-    guard case .integer(let i) = try value(name), let n = T(exactly: i) else { throw wrong(name, "whole number in range") }
+    guard case .integer(let i) = try value(name), let n = T(exactly: i) else {
+      throw wrong(name, "whole number in range")
+    }
     return n
   }
 

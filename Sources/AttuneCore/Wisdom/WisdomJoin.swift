@@ -12,8 +12,9 @@ extension WisdomRecord {
   /// The same in its one form: a trial per candidate, in order, no more than fit a line.
   var canonical: WisdomRecord { WisdomRecord(key: key, verdict: verdict, trials: Trial.canonical(trials)) }
 
-  /// A new record of a tuner that knew `old`: its verdict rests on the earlier trials too, and is later than the earlier
-  /// verdict. Without this a verdict over few trials, or of the same second, would lose against the one it replaces.
+  /// A new record of a tuner that knew `old`: its verdict rests on the earlier trials too, and is later than the
+  /// earlier verdict. Without this a verdict over few trials, or of the same second, would lose against the one it
+  /// replaces.
   func knowing(_ old: WisdomRecord) -> WisdomRecord {
     var out = WisdomRecord(key: key, verdict: verdict, trials: Trial.canonical(trials + old.trials))
     out.verdict.weighed = max(verdict.weighed, old.verdict.weighed, out.trials.count)

@@ -5,7 +5,7 @@ package enum WisdomLimits {
   /// Per CPU; beyond them the least founded and oldest go.
   package static let records = 4096, quarantine = 1024
   package static let cpus = 64, unknownLines = 1024
-  static let trials = 144, sizes = 16
+  static let trials = 136, sizes = 16
   static let cpu = 127, family = 4096, knobs = 128, build = 128, library = 31, problem = 8192, levels = 16
   static let dates: ClosedRange<Int64> = 0...253_402_300_799  // to the end of the year 9999
 }

@@ -1,5 +1,6 @@
-/// One line of a file of wisdom: `<crc32c> {"schema": 1, "kind": ...}`, eight lower-case hex digits of the bytes between
-/// the blank and the end of the line. Every line stands for itself, so damage costs no more than the lines it hits.
+/// One line of a file of wisdom: `<crc32c> {"schema": 1, "kind": ...}`, eight lower-case hex digits of the bytes
+/// between the blank and the end of the line. Every line stands for itself, so damage costs no more than the lines it
+/// hits.
 package enum WisdomLine {
   case header
   case tuned(cpu: String, WisdomRecord)
@@ -70,7 +71,9 @@ package enum WisdomLine {
 
   /// Where the object ends whose bytes have the checksum that the line begins with; nil: nowhere.
   private static func endOfChecked(_ bytes: UnsafeBufferPointer<UInt8>, _ begin: Int, _ limit: Int) -> Int? {
-    guard limit &- begin > 9, bytes[begin &+ 8] == 0x20, let stated = hex(bytes[begin..<(begin &+ 8)]) else { return nil }
+    guard limit &- begin > 9, bytes[begin &+ 8] == 0x20, let stated = hex(bytes[begin..<(begin &+ 8)]) else {
+      return nil
+    }
     var crc = CRC32C()
     for i in (begin &+ 9)..<limit {
       crc.add(bytes[i])
@@ -97,6 +100,7 @@ package enum WisdomLine {
     do throws(WisdomFault) {
       let f = Fields(members)
       let schema: Int64 = try f.number("schema")
+      guard schema >= 1 else { return .bad(WisdomFault("its schema is \(schema)")) }
       guard schema <= WisdomLimits.schema else { return .newer(schema: schema) }
       return .good(try line(f, text))
     } catch { return .bad(error) }

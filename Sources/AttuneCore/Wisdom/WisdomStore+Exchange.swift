@@ -9,8 +9,8 @@ extension WisdomStore {
     package var unknown = 0  // whole, of a kind this version does not know: kept
   }
 
-  /// Joins a file into what is known. Read whole before anything is changed. E_NOT_FOUND: there is none. E_IO: it cannot
-  /// be read. E_CORRUPT: it is no file of wisdom, or of a newer version.
+  /// Joins a file into what is known. Read whole before anything is changed. E_NOT_FOUND: there is none. E_IO: it
+  /// cannot be read. E_CORRUPT: it is no file of wisdom, or of a newer version.
   package func importFile(_ path: String) throws(Refusal) -> Report {
     let contents: WisdomFile.Contents
     do throws(WisdomFileFault) { contents = try WisdomFile(path: path).read() } catch { throw error.refusal }
@@ -42,7 +42,12 @@ extension WisdomStore {
   /// Writes everything known, the read-only files included, to a file of its own. E_IO.
   package func export(to path: String) throws(Refusal) {
     read()
-    flush()
+    let fault = save(isPatient: true, isForced: true)
+    if let file, let own = Path.resolved(file.path), own == Path.resolved(path) {
+      // Replacing it would lose what others write meanwhile; it has just been brought up to date.
+      if let fault { throw fault.refusal }
+      return
+    }
     let book = withMemory { m in
       var book = m.book
       for other in m.readOnly { book.join(other.book) }
@@ -51,8 +56,8 @@ extension WisdomStore {
     do throws(WisdomFileFault) { try WisdomFile(path: path).replace(with: book) } catch { throw error.refusal }
   }
 
-  /// Drops the records of an operator, nil: of all; what is quarantined stays so. Read-only files keep theirs. E_IO: the
-  /// file still has them.
+  /// Drops the records of an operator, nil: of all; what is quarantined stays so. Read-only files keep theirs. E_IO:
+  /// the file still has them.
   package func forget(op: String?) throws(Refusal) {
     if let fault = drop({ $0.forget(op: op) }) { throw fault.refusal }
   }

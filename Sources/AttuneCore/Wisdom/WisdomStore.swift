@@ -38,21 +38,17 @@ package final class WisdomStore: @unchecked Sendable {
   package let cpu: String
   let file: WisdomFile?
   let makesDirectory: Bool
-  private let readOnly: [String]
+  let readOnly: [String]
+  let log: Log
   private let absence: String
-  private let log: Log
   private let memoryLock = ProcessLock()
   private var memory: UnsafeMutablePointer<Memory>
   /// Held while the disk is at work, never inside `memoryLock`.
   let diskLock = ProcessLock()
 
-  /// Nanoseconds.
-  private static let lookInterval: Int64 = 1_000_000_000, retryInterval: Int64 = 10_000_000_000
-  static let patience: Int64 = 3_000_000_000
-
   /// path nil: memory only, because of `absence`. readOnly: searched after the own file, never written. cpu: whose
-  /// records count. makesDirectory: the file's directory is the library's own and made when it is missing. Reads nothing
-  /// yet.
+  /// records count. makesDirectory: the file's directory is the library's own and made when it is missing. Reads
+  /// nothing yet.
   package init(
     path: String?, readOnly: [String], cpu: String, log: Log, makesDirectory: Bool = false,
     absence: String = "no file was asked for"
@@ -164,12 +160,14 @@ package final class WisdomStore: @unchecked Sendable {
       m.pending.trim()
       return crt_now_ns() >= m.nextSave
     }
-    if isDue { _ = save(waiting: 0) }
+    if isDue { _ = save() }
   }
 
   /// Lets quarantined candidates of an operator (nil: of all) be tried again.
   package func forgive(op: String?) {
-    if let fault = drop({ $0.forgive(op: op) }) { log(.warning, "wisdom: \(fault.sentence): nothing is forgiven there") }
+    if let fault = drop({ $0.forgive(op: op) }) {
+      log(.warning, "wisdom: \(fault.sentence): nothing is forgiven there")
+    }
   }
 
   /// Drops something from memory and from the file. The fault: the file still has it.
@@ -179,136 +177,7 @@ package final class WisdomStore: @unchecked Sendable {
       edit(&m.book)
       edit(&m.pending)
     }
-    return save(waiting: WisdomStore.patience, isForced: true, edit)
-  }
-
-  // MARK: disk
-
-  /// Saves what is not saved yet. Waits at most a few seconds.
-  package func flush() { _ = save(waiting: WisdomStore.patience) }
-
-  /// Reads the files when nobody has yet.
-  func read() {
-    guard withMemory({ !$0.isRead }), let claim = diskLock.acquire(limit: WisdomStore.patience) else { return }
-    _ = claim  // what the disk lock guards is on disk, and whole
-    defer { diskLock.release() }
-    guard withMemory({ !$0.isRead }) else { return }
-    let others = readOnly.map { path -> (path: String, book: WisdomBook, reason: String?) in
-      do throws(WisdomFileFault) {
-        return (path, try WisdomFile(path: path).read().book, nil)
-      } catch {
-        log(.warning, "wisdom: \(error.sentence): ignored")
-        return (path, WisdomBook(), error.sentence)
-      }
-    }
-    readOwn()
-    withMemory { m in
-      m.readOnly = others
-      m.isRead = true
-    }
-  }
-
-  /// Reads the own file again if it has changed. true: it had.
-  private func lookAgain() -> Bool {
-    guard let file else { return false }
-    let now = crt_now_ns()
-    let (isDue, isSaveDue, seen) = withMemory { m in
-      let isDue = now &- m.lastLook >= WisdomStore.lookInterval
-      if isDue { m.lastLook = now }
-      return (isDue, !m.pending.isEmpty && now >= m.nextSave, m.seen)
-    }
-    if isSaveDue, save(waiting: 0) == nil { return true }
-    guard isDue, file.identity != seen, diskLock.tryAcquire() != nil else { return false }
-    defer { diskLock.release() }
-    readOwn()
-    return true
-  }
-
-  /// With the disk lock held.
-  private func readOwn() {
-    guard let file else { return }
-    var contents = WisdomFile.Contents()
-    var reason: String?
-    do throws(WisdomFileFault) {
-      contents = try file.read()
-    } catch {
-      contents.identity = file.identity
-      if error.kind != .missing { reason = error.sentence }
-    }
-    adopt(contents, readReason: reason)
-  }
-
-  private func adopt(_ contents: WisdomFile.Contents, readReason: String?) {
-    withMemory { m in
-      if readReason == nil {  // else what was known from an earlier reading stays
-        m.book = contents.book
-        m.book.join(m.pending)
-      }
-      m.seen = contents.identity
-      m.lastLook = crt_now_ns()
-      m.damaged = contents.damaged
-      m.readReason = readReason
-    }
-    if let readReason { complain(readReason) }
-    if contents.damaged > 0, withMemory({ m in
-      defer { m.hasToldDamage = true }
-      return !m.hasToldDamage
-    }), let file {
-      log(.warning, "wisdom: \(file.path) has \(contents.damaged) damaged lines: skipped")
-    }
-  }
-
-  /// Joins what is pending into the file, after `edit`, for which it saves even if nothing is pending. nil: done, or
-  /// nothing to do. `waiting`: for another thread of this process, in nanoseconds.
-  private func save(
-    waiting: Int64, isForced: Bool = false, _ edit: (inout WisdomBook) -> Void = { _ in }
-  ) -> WisdomFileFault? {
-    guard let file, isForced || withMemory({ !$0.pending.isEmpty }) else { return nil }
-    guard diskLock.acquire(limit: waiting) != nil else {
-      return WisdomFileFault(kind: .unwritable, sentence: "\(file.path) is being saved", systemCode: 0)
-    }
-    defer { diskLock.release() }
-    // What could not be read is not written over, and not locked either: it may be anything.
-    let identity = file.identity
-    if let reason = withMemory({ $0.seen == identity ? $0.readReason : nil }) {
-      return WisdomFileFault(kind: .unwritable, sentence: reason, systemCode: 0)
-    }
-    let pending = withMemory { m in
-      defer { m.pending = WisdomBook() }
-      return m.pending
-    }
-    let begin = crt_now_ns()
-    do throws(WisdomFileFault) {
-      let contents = try file.update(makesDirectory: makesDirectory) { book in
-        edit(&book)
-        book.join(pending)
-      }
-      adopt(contents, readReason: nil)
-      withMemory { m in
-        m.saveReason = nil
-        // However slow the disk, saving takes a tenth of the time at most.
-        let end = crt_now_ns()
-        m.nextSave = end &+ min((end &- begin) &* 10, WisdomStore.lookInterval)
-      }
-      return nil
-    } catch {
-      withMemory { m in
-        m.pending.join(pending)
-        m.saveReason = error.sentence
-        m.nextSave = crt_now_ns() &+ WisdomStore.retryInterval
-      }
-      complain(error.sentence)
-      return error
-    }
-  }
-
-  /// Once: a tuner asks often, and nothing changes by repeating it.
-  private func complain(_ sentence: String) {
-    let isFirst = withMemory { m in
-      defer { m.hasComplained = true }
-      return !m.hasComplained
-    }
-    if isFirst { log(.warning, "wisdom: \(sentence): what is learnt stays in memory") }
+    return save(isPatient: true, isForced: true, edit)
   }
 
   package var status: Status {

@@ -11,18 +11,19 @@ struct Doctor: ParsableCommand {
     let cpu = try context.cpu()
     let registry = try context.registry()
     let diagnostics = try context.description(Description.Diagnostics.self, of: "diagnostics")
-    let problems = Doctor.problems(cpu, registry, diagnostics)
+    let wisdom = try context.description(Description.Tuning.self, of: "tuning").wisdom
+    let problems = Doctor.problems(cpu, registry, diagnostics) + Doctor.problems(wisdom)
     if output.json {
-      say(json(cpu, registry, diagnostics, problems).text)
+      say(json(cpu, registry, diagnostics, wisdom, problems).text)
     } else {
-      show(cpu, registry, diagnostics, problems)
+      show(cpu, registry, diagnostics, wisdom, problems)
     }
     if registry.operators.isEmpty { throw ExitCode(1) }
   }
 
   private func show(
     _ cpu: Description.CPU, _ registry: Description.Registry, _ diagnostics: Description.Diagnostics,
-    _ problems: [String]
+    _ wisdom: Description.Tuning.Wisdom, _ problems: [String]
   ) {
     func fact(_ name: String, _ value: String) {
       say(name.padding(to: 14) + wrap(value, width: 85, indent: 14))
@@ -38,6 +39,7 @@ struct Doctor: ParsableCommand {
       let found = "found, for core \(blas.core ?? "unknown")"
       fact("blas", blas.found ? found : "not found: \(blas.reason ?? "no reason given")")
     }
+    fact("wisdom", wisdom.path.map { "\($0), \(wisdom.records) records" } ?? "none: \(wisdom.memoryOnly ?? "")")
     let environment = Doctor.environment(diagnostics)
     fact("environment", environment.isEmpty ? "nothing set" : environment.map { "\($0)=\($1)" }.joined(separator: " "))
     fact("operators", registry.operators.map(\.id).joined(separator: " "))
@@ -84,6 +86,18 @@ struct Doctor: ParsableCommand {
     return problems
   }
 
+  private static func problems(_ wisdom: Description.Tuning.Wisdom) -> [String] {
+    guard let path = wisdom.path else { return [] }
+    var problems: [String] = []
+    if let reason = wisdom.memoryOnly {
+      problems.append("\(reason), so what is measured is forgotten: repair it, or name a file by ATTUNE_WISDOM")
+    }
+    if wisdom.damaged > 0 {
+      problems.append("\(path) has damaged lines (\(wisdom.damaged)): attune wisdom verify tells which")
+    }
+    return problems
+  }
+
   private static func environment(_ d: Description.Diagnostics) -> [(String, String)] {
     (d.environment ?? [:]).sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
   }
@@ -97,12 +111,17 @@ struct Doctor: ParsableCommand {
   }
 
   private func json(
-    _ cpu: Description.CPU, _ registry: Description.Registry, _ d: Description.Diagnostics, _ problems: [String]
+    _ cpu: Description.CPU, _ registry: Description.Registry, _ d: Description.Diagnostics,
+    _ wisdom: Description.Tuning.Wisdom, _ problems: [String]
   ) -> JSON {
     [
       "version": .string(libraryVersion()), "abi": .string("\(ATTUNE_ABI_MAJOR).\(ATTUNE_ABI_MINOR)"),
       "cpu": cpu.json,
       "blas": ["found": .bool(d.blas?.found ?? false), "core": JSON(d.blas?.core), "reason": JSON(d.blas?.reason)],
+      "wisdom": [
+        "path": JSON(wisdom.path), "records": JSON(wisdom.records), "quarantined": JSON(wisdom.quarantined),
+        "damaged": JSON(wisdom.damaged), "memory_only": JSON(wisdom.memoryOnly),
+      ],
       "environment": .object(Doctor.environment(d).map { ($0, .string($1)) }),
       "operators": JSON(registry.operators.map(\.id)),
       "search_path": .array(

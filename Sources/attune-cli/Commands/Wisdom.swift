@@ -172,7 +172,7 @@ struct WisdomMerge: ParsableCommand {
       book.join(contents.book)
     }
     do {
-      let merged = try WisdomFile(path: out).update(makesDirectory: false) { $0.join(book) }
+      let merged = try WisdomFile(path: out).update { $0.join(book) }
       let records = merged.book.shelves.values.reduce(0) { $0 + $1.count }
       let document: JSON = ["path": .string(out), "records": JSON(records), "damaged": JSON(damaged)]
       say(output.json ? document.text : "\(out): \(records) records")

@@ -150,6 +150,18 @@ enum Description {
     }
   }
 
+  struct Tuning: Decodable {
+    struct Wisdom: Decodable {
+      var path: String?
+      var records: Int, quarantined: Int, damaged: Int
+      var memoryOnly: String?
+      enum CodingKeys: String, CodingKey {
+        case path, records, quarantined, damaged
+        case memoryOnly = "memory_only"
+      }
+    }
+    var wisdom: Wisdom
+  }
   struct Diagnostics: Decodable {
     struct Blas: Decodable {
       var found: Bool

@@ -12,5 +12,15 @@ from ._context import Context
 from ._error import Error
 from ._library import version
 from ._plan import Plan, Result
+from .helpers import alibi_slopes, decay_slopes, rotary_tables_2d
 
-__all__ = ["Context", "Error", "Plan", "Result", "version"]
+__all__ = [
+    "Context",
+    "Error",
+    "Plan",
+    "Result",
+    "alibi_slopes",
+    "decay_slopes",
+    "rotary_tables_2d",
+    "version",
+]

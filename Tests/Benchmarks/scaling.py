@@ -1,0 +1,301 @@
+#!/usr/bin/env python3
+"""How the cost of an operator grows with the number of tokens, beside dense attention in the same
+run, and how it compares with the form that its authors publish for PyTorch.
+
+A plugin lists what is measured in its folder, in scaling.json, as rows of
+
+  name       what the row is called
+  entry      "forward" unless given. "step": one new token behind `tokens` earlier ones, in place
+  params     as in a preset: "causal=true"
+  tensors    optional tensors that take part, as in a preset
+  sizes      {symbol: size} of everything but the tokens
+  tokens     numbers of tokens
+  dense      {"op", "params", "tokens"}: dense attention of the same sizes, timed in turns
+  published  numbers of tokens at which the forms in published/NAME.py are timed; needs PyTorch
+
+Run it by `make bench BENCH=--scaling`, or with the Python of build/bench-venv.
+"""
+
+import environment
+
+environment.clean()  # before numpy is imported
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import sys
+import time
+
+sys.path.insert(0, str(environment.BUILD / "python"))
+library = next((environment.BUILD / "lib").glob("libattune.so.*"), None)
+os.environ.setdefault("ATTUNE_LIBRARY", str(library))
+
+import numpy as np
+
+import attune
+import calls
+import machine
+import stopwatch
+
+LONG = 3  # seconds; what takes longer is timed once
+CHUNK = 4096  # tokens per step while a state is built
+
+
+def measure(bodies, seconds, clocks=None):
+    """Least seconds of each, in turns, each run once before it counts: what else the machine does
+    can only add to a time."""
+    clocks = clocks or [time.perf_counter] * len(bodies)
+    samples = [[] for _ in bodies]
+
+    def turn(i):
+        stopwatch.settle()
+        body, batch = bodies[i], batches[i]
+        begin = clocks[i]()
+        for _ in range(batch):
+            body()
+        samples[i].append((clocks[i]() - begin) / batch)
+
+    batches = [1] * len(bodies)
+    for i in range(len(bodies)):
+        turn(i)
+    firsts = [taken.pop() if taken[0] < LONG else taken[0] for taken in samples]
+    batches = [max(1, round(stopwatch.TURN / first)) for first in firsts]
+    quick = [i for i, taken in enumerate(samples) if not taken]
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while quick and (rounds < 3 or time.perf_counter() < end):
+        for i in quick:
+            turn(i)
+        rounds += 1
+    return [min(taken) for taken in samples]
+
+
+def cpu_clock(threads):
+    """Processor time by the number of threads that compute: what a call would take if other
+    programs left them alone. Threads that wait actively count."""
+    return lambda: time.process_time() / threads
+
+
+def sizes_of(row, tokens):
+    return row["sizes"] | {"Nq": tokens, "Nk": tokens}
+
+
+def forward(context, op, row, tokens):
+    return calls.Call(
+        context, op, "forward", row["params"], sizes_of(row, tokens), row["tensors"]
+    )
+
+
+def step(context, op, row, tokens):
+    """A step of one token behind `tokens` others. A cache holds random rows; a state of fixed size
+    is that of so many tokens."""
+    symbols = calls.descriptor(context, op)["_entries"]["step"]["_symbols"]
+    make = lambda sizes, memory: calls.Call(
+        context, op, "step", row["params"], row["sizes"] | sizes, row["tensors"], memory
+    )
+    one = {"Nq": 1, "Nk": tokens + 1, "Np": tokens} if "Np" in symbols else {"Nq": 1, "Nk": 1}
+    memory = calls.roomy_states(context, op, row["params"], row["sizes"] | one, row["tensors"])
+    if "Np" not in symbols:
+        for state in memory.values():
+            state[...] = 0
+        for begin in range(0, tokens, CHUNK):
+            n = min(CHUNK, tokens - begin)
+            make({"Nq": n, "Nk": n}, memory)()
+    return make(one, memory)
+
+
+def dense(context, row, tokens):
+    """Dense attention of the row's sizes; of one query when the row is a step."""
+    wanted = row["dense"]
+    queries = 1 if row["entry"] == "step" else tokens
+    sizes = row["sizes"] | {"Nq": queries, "Nk": tokens}
+    return calls.Call(context, wanted["op"], "forward", wanted.get("params", ""), sizes)
+
+
+def grow(context, op, row, peak, seconds, is_busy):
+    """One result per number of tokens."""
+    compared = row["dense"]["tokens"] if "dense" in row else []
+    for tokens in sorted({*row["tokens"], *compared}):
+        mine = (step if row["entry"] == "step" else forward)(context, op, row, tokens)
+        other = dense(context, row, tokens) if tokens in compared else None
+        bodies = [mine] + ([other] if other else [])
+        clocks = [cpu_clock(body.info["workers"]) for body in bodies] if is_busy else None
+        mine_s, *other_s = measure(bodies, seconds, clocks)
+        result = {
+            "problem": row["name"],
+            "tokens": tokens,
+            "kernel": " ".join(filter(None, (mine.info["kernel"], mine.info["knobs"]))),
+            "seconds": mine_s,
+            "tokens_per_s": (1 if row["entry"] == "step" else tokens) / mine_s,
+            "peak_share": mine.flops / mine_s / peak,
+            "workspace_bytes": mine.info["workspace_bytes"],
+        }
+        if other_s:
+            ratio, bound = other_s[0] / mine_s, other.flops / mine.flops
+            result |= {"dense_takes": ratio, "flop_bound": bound, "of_bound": ratio / bound}
+        del mine, other
+        gc.collect()
+        yield result
+
+
+def published(context, op, row, threads, seconds, is_busy):
+    """One result per form of published/NAME.py and number of tokens. Nothing is timed whose result
+    differs."""
+    path = environment.ROOT / "Tests/Benchmarks/published" / f"{op}.py"
+    if not path.exists() or importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    torch.set_num_threads(threads)
+    spec = importlib.util.spec_from_file_location(f"published_{op}", path)
+    forms = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(forms)
+    for tokens in row["published"]:
+        mine = forward(context, op, row, tokens)
+        mine()
+        given = {n: torch.from_numpy(x) for n, x in mine.inputs.items()}
+        bodies, names = [mine], []
+        with torch.inference_mode():
+            for name, form in forms.FORMS.items():
+                o = form(given, mine.params)
+                if o is None:
+                    continue
+                want = mine.outputs["o"]
+                error = float(np.abs(o.numpy() - want).max() / np.abs(want).max())
+                if not error < 1e-3:
+                    raise SystemExit(f"{op} {row['name']}: {name} is off by {error:.1e}")
+                names.append(name)
+                bodies.append(lambda form=form: form(given, mine.params))
+            clocks = [cpu_clock(threads)] * len(bodies) if is_busy else None
+            mine_s, *others = measure(bodies, seconds, clocks)
+        for name, other in zip(names, others):
+            yield {
+                "problem": row["name"],
+                "tokens": tokens,
+                "form": name,
+                "seconds": mine_s,
+                "published_seconds": other,
+                "ratio": other / mine_s,
+            }
+        gc.collect()
+
+
+def read(op):
+    """The rows of a plugin, complete; none when it lists none."""
+    path = environment.ROOT / "plugins" / op / "scaling.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    absent = {"entry": "forward", "params": "", "tensors": "", "tokens": [], "published": []}
+    return [absent | row for row in rows]
+
+
+def duration(seconds):
+    unit, factor = ("s", 1) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
+    return f"{seconds * factor:.3g} {unit}"
+
+
+def say(*cells):
+    print("|", " | ".join(map(str, cells)), "|", flush=True)
+
+
+def table(rows, head, cells):
+    """Prints a table while its rows are made; returns them."""
+    made = []
+    for row in rows:
+        if not made:
+            print()
+            say(*head)
+            say(*["---"] * len(head))
+        made.append(row)
+        say(*cells(row))
+    return made
+
+
+def growth_cells(r):
+    of = lambda key, form: format(r[key], form) if key in r else ""
+    return (
+        r["problem"],
+        r["tokens"],
+        r["kernel"],
+        duration(r["seconds"]),
+        f"{r['tokens_per_s']:.3g}",
+        f"{r['peak_share']:.0%}",
+        r["workspace_bytes"],
+        of("dense_takes", ".2f"),
+        of("of_bound", ".0%"),
+    )
+
+
+def published_cells(r):
+    return (
+        r["problem"],
+        r["tokens"],
+        duration(r["seconds"]),
+        r["form"],
+        duration(r["published_seconds"]),
+        f"{r['ratio']:.1f}",
+    )
+
+
+def growth(context, op, rows, peak, seconds, is_busy):
+    head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "extra bytes"]
+    head += ["dense takes", "of flop bound"]
+    found = []
+    for row in rows:
+        found += table(grow(context, op, row, peak, seconds, is_busy), head, growth_cells)
+        same = [r for r in found if r["problem"] == row["name"] and r["tokens"] in row["tokens"]]
+        times = [r["seconds" if row["entry"] == "step" else "tokens_per_s"] for r in same]
+        if len(times) > 1:
+            what = "time per step" if row["entry"] == "step" else "tokens/s"
+            print(f"{row['name']}: {what} from {times[0]:.3g} to {times[-1]:.3g},", end=" ")
+            print(f"spread {max(times) / min(times) - 1:.0%}")
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--op", nargs="*", help="operators; default: all that list something")
+    parser.add_argument("--only", default="", help="rows with this text in their name")
+    parser.add_argument("--what", choices=["growth", "published"], help="default: both")
+    parser.add_argument("--threads", type=int, default=min(2, len(os.sched_getaffinity(0))))
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each number of tokens")
+    parser.add_argument(
+        "--busy",
+        action="store_true",
+        help="the machine has other work: take processor time per thread",
+    )
+    parser.add_argument("--json", help="write everything that was measured to this file")
+    options = parser.parse_args()
+    context = attune.Context(threads=options.threads, wisdom="", tune="estimate")
+    document = {}
+    for op in options.op or context.operators():
+        rows = [row for row in read(op) if options.only in row["name"]]
+        if not rows:
+            continue
+        limit = machine.limits(op)
+        print(f"\n{op}: {limit['cpu']['name']}, {options.threads} threads,", end=" ")
+        print(f"{limit['peak_gflops']:.0f} GFLOP/s peak of each")
+        found = document[op] = {"limits": limit}
+        with calls.reported(op):
+            if options.what != "published":
+                peak = limit["peak_gflops"] * 1e9 * options.threads
+                found["growth"] = growth(context, op, rows, peak, options.seconds, options.busy)
+            if options.what != "growth":
+                head = ["problem", "tokens", "Attune", "published form", "its time", "ratio"]
+                results = (
+                    result
+                    for row in rows
+                    for result in published(
+                        context, op, row, options.threads, options.seconds, options.busy
+                    )
+                )
+                found["published"] = table(results, head, published_cells)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(document, file, indent=2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,7 +31,7 @@ struct Map: ParsableCommand {
 
   func validate() throws {
     guard (1...512).contains(cells) else { throw ValidationError("--cells is \(cells), expected 1 to 512") }
-    if shape != nil && data != nil { throw ValidationError("--data is for the demo preset; --shape has generated data") }
+    if shape != nil && data != nil { throw ValidationError("--data is for the demo preset, --shape generates data") }
   }
 
   func run() throws {

@@ -32,6 +32,7 @@ struct AttentionMap {
     let keyEdges = AttentionMap.edges(keys, cells)
     try plan.execute()
     let rows = try Rows(copying: o)
+    guard rows.areFinite else { throw Failure("o is not finite everywhere: nothing can be compared", code: 1) }
     try plan.execute()
     guard rows.areSame(as: o) else {
       throw Failure("\(try plan.info().kernel) gave other bits when it ran again: nothing can be told from it", code: 1)
@@ -68,7 +69,7 @@ struct AttentionMap {
       }
       for (r, part) in zip(asked, moved) where part > 0 {
         guard part.isFinite else {
-          throw Failure("o is not finite in row \(r), or when keys \(range) are scaled: nothing can be compared", code: 1)
+          throw Failure("o is not finite when v is scaled at keys \(range): nothing can be compared", code: 1)
         }
         let q = blockOfQuery[r % queries]
         parts[q][block] = max(parts[q][block], part)
@@ -115,6 +116,8 @@ struct AttentionMap {
       let largest = scales.max() ?? 0
       scales = scales.map { $0 > 0 ? $0 : largest }
     }
+
+    var areFinite: Bool { (0..<values.count).allSatisfy { values.value(at: $0).isFinite } }
 
     func areSame(as o: HostTensor) -> Bool {
       guard let a = values.bytes.baseAddress, let b = o.bytes.baseAddress else { return true }

@@ -11,7 +11,8 @@ struct MapDrawing {
   var summary: String {
     let columns = map.keyEdges.count - 1
     let keys = (map.keyEdges.last ?? 0) / max(columns, 1)
-    return "a row of the output reads \(fixed(100 * map.share, 1)) % of the \(columns) blocks of \(keys) keys"
+    let what = keys == 1 ? "\(columns) keys" : "\(columns) blocks of \(keys) keys"
+    return "a row of the output reads \(fixed(100 * map.share, 1)) % of the \(what)"
   }
 
   /// For a terminal: a line per block of queries.

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(environment.BUILD / "python"))
@@ -149,12 +150,22 @@ def arguments():
     parser.add_argument(
         "--seconds", type=float, default=4, help="for each problem and thread count"
     )
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the time on a CPU, not on the wall: for one thread on a busy machine",
+    )
     parser.add_argument("--json", type=Path, help="write everything that was measured to this file")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.cpu_time and options.threads != [1]:
+        parser.error("--cpu-time needs --threads 1")
+    return options
 
 
 def main():
     options = arguments()
+    if options.cpu_time:
+        stopwatch.clock = time.process_time
     found = sorted(environment.ROOT.glob("plugins/*/baselines.json"))
     chosen = [
         p for path in found for p in problems.read(path) if options.only in f"{p.name} {p.dtype}"

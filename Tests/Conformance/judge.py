@@ -7,6 +7,7 @@ import witness
 
 EXACT = {"f64", "i32", "i64", "u8", "bool", "i8"}  # no tolerance is stated for them
 SMALLEST = {"f16": 2.0**-24}  # what lies between two numbers near 0, where it can be seen
+LARGEST = {"f32": 3.4028234e38, "bf16": 3.3895313e38, "f16": 65504.0}  # what is larger is infinite
 ROUNDINGS = 2e-6  # a few of float32, of the terms that a gradient sums
 
 
@@ -16,6 +17,7 @@ def check(lab, problem, got, want, note):
     terms = want[witness.TERMS] if witness.TERMS in want else 0.0
     floor = {n: ROUNDINGS * terms + SMALLEST.get(problem.word[n], 0.0) for n in problem.outputs}
     rules = {n: (*tolerance(lab, problem, n), floor[n]) for n in problem.outputs}
+    want = {n: held(want[n], problem.word[n]) for n in problem.outputs}
     for n in problem.outputs:
         assert got[n].shape == want[n].shape, f"{n} is {got[n].shape}, not {want[n].shape}\n{note}"
     wrong = {n: compare.mismatches(got[n], want[n], *rules[n]) for n in problem.outputs}
@@ -29,6 +31,13 @@ def check(lab, problem, got, want, note):
             text = compare.difference(np.where(mask, got[n], want[n]), want[n], *rules[n])
             raise AssertionError(f"{n} {text}\n{note}\n{problem}")
     return sum(want[n].size for n in problem.outputs), left_out
+
+
+def held(x, word):
+    """The values as far as the storage type reaches."""
+    if word not in LARGEST:
+        return x
+    return np.where(np.abs(x) > LARGEST[word], np.copysign(np.inf, x), x)
 
 
 def tolerance(lab, problem, output):

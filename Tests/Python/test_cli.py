@@ -78,6 +78,13 @@ def test_list_shows_every_operator(registry):
             assert all(k["name"] in why.stdout for k in entry["kernels"])
 
 
+def test_no_kernel_of_the_project_is_dropped(registry):
+    """A dropped kernel is one whose descriptor has a fault: only its reason is left of it."""
+    for operator in registry["operators"]:
+        for entry in operator["entries"]:
+            assert [k for k in entry["kernels"] if "flags" not in k] == []
+
+
 def test_list_tells_why_a_kernel_is_not_usable(registry):
     capped = attune("list", "--why", ATTUNE_MAX_ISA="sse4").stdout
     wide = {

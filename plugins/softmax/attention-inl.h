@@ -61,6 +61,31 @@ inline bool IsPlain(const Problem& c) {
   return !c.sigmoid && c.softcap == 0 && !c.slopes && !c.bias && !c.mask;
 }
 
+// Normalises and stores what query i of head h has accumulated, row[0, ld): m is the maximum of its scores and total
+// the sum of exp(score - m); 0 when it sees no key. With sigmoid the total is 1.
+HWY_INLINE void StoreRow(const Problem& c, const Sequence& s, int64_t h, int64_t i, float* row, size_t ld, double m,
+                         double total) {
+  double factor = 1;
+  // No visible key, or all of them masked: the row is 0 whatever lies in the accumulator. A total of NaN is no empty
+  // row.
+  if (total == 0) memset(row, 0, sizeof(float) * ld);
+  if (c.sinks && !c.sigmoid) {
+    const double sink = c.sinks.Get(h), top = sink > m ? sink : m;
+    factor = m > -INFINITY ? exp(m - top) : 0;
+    total = total * factor + (sink > -INFINITY ? exp(sink - top) : 0);
+    m = top;
+  }
+  const int64_t at = c.QueryAt(c.o, s, h, i), size = c.o.view.DType() == ATTUNE_F32 ? 4 : 2;
+  kit::WithFloatType(c.o.view.DType(), static_cast<char*>(c.o.view.Data()) + at * size, [&](const auto* p) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
+    kit::Narrow(row, c.Dv, total == 0 || factor == 0 ? 0.0f : float(factor / total), const_cast<T*>(p));
+  });
+  if (c.lse.view) {
+    float* lse = static_cast<float*>(c.lse.view.Data()) + c.QueryAt(c.lse, s, h, i);
+    *lse = total == 0 ? -INFINITY : float(m + log(total));
+  }
+}
+
 // `rows` query rows of one kv head of one sequence, from `first` on: Start, then Attend or Take any number of times,
 // then Finish or Save. Keys: PackedKeys or KeysInPlace.
 template <class Keys, bool kPlain>
@@ -190,36 +215,12 @@ class Attention {
     if (size_t(v.end) > g.all_end) keys_.AddRow(p, g.all_end, v.end, o);
   }
 
-  // Normalises and stores row r.
   HWY_NOINLINE void FinishRow(size_t r) {
     const hn::ScalableTag<float> d;
-    double m = kPlain ? w_.m[r] * kLn2 : w_.m[r], factor = 1, total = 1;
-    if (!c_.sigmoid) {
-      total = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
-      if (c_.sinks) {
-        const double sink = c_.sinks.Get(Head(r)), top = sink > m ? sink : m;
-        factor = m > -INFINITY ? exp(m - top) : 0;
-        total = total * factor + (sink > -INFINITY ? exp(sink - top) : 0);
-        m = top;
-      }
-    }
-    float* row = w_.o + r * w_.ld_o;
-    // No visible key, or all of them masked: the row is 0 whatever lies in the accumulator. A total of NaN is no empty
-    // row.
-    if (w_.visible[r].end <= w_.visible[r].begin || total == 0) {
-      memset(row, 0, sizeof(float) * w_.ld_o);
-      factor = 0;
-    }
-    const int64_t at = c_.QueryAt(c_.o, s_, Head(r), Query(r));
-    const int64_t size = c_.o.view.DType() == ATTUNE_F32 ? 4 : 2;
-    kit::WithFloatType(c_.o.view.DType(), static_cast<char*>(c_.o.view.Data()) + at * size, [&](const auto* p) {
-      using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-      kit::Narrow(row, c_.Dv, factor == 0 ? 0.0f : float(factor / total), const_cast<T*>(p));
-    });
-    if (c_.lse.view) {
-      float* lse = static_cast<float*>(c_.lse.view.Data()) + c_.QueryAt(c_.lse, s_, Head(r), Query(r));
-      *lse = total == 0 ? -INFINITY : float(m + log(total));
-    }
+    const bool empty = w_.visible[r].end <= w_.visible[r].begin;
+    const double total = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
+    StoreRow(c_, s_, Head(r), Query(r), w_.o + r * w_.ld_o, w_.ld_o, empty ? -INFINITY : w_.m[r] * (kPlain ? kLn2 : 1),
+             empty ? 0 : c_.sigmoid ? 1 : total);
   }
 
   const Problem& c_;

@@ -8,6 +8,7 @@
 
 #include "softmax/attention-inl.h"
 #include "softmax/problem.h"
+#include "softmax/query_lanes-inl.h"
 #include "softmax/row_tiles.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,16 +17,12 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-template <bool kPlain>
 void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t) {
-  Attention<PackedKeys, kPlain> task(c, w, t.s, head, t.first, t.rows);
+  if (IsPlain(c)) return QueryLanes(c, w, t.s, head, t.first, t.rows).Run();
+  Attention<PackedKeys, false> task(c, w, t.s, head, t.first, t.rows);
   const Interval seen = task.Start();
   task.Attend(seen.begin, seen.end);
   task.Finish();
-}
-
-void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t) {
-  IsPlain(c) ? RunTile<true>(c, w, head, t) : RunTile<false>(c, w, head, t);
 }
 
 // Layout bhnd: every sequence has the same number of tiles. The last tiles come first: with causal they are the

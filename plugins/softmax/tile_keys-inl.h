@@ -125,7 +125,11 @@ class KeysInPlace {
     for (size_t r = 0; r < b.rows; r += kTileRows) {
       const GroupKeys& g = b.groups[r / kTileRows];
       ForEachRun(c_.k, g.any_begin, g.any_end, [&](const auto* k, size_t ld, size_t j, size_t n) {
-        kit::Dots(b.GroupRows(r), n, c_.D, b.q + r * b.ld_q, b.ld_q, k, ld, b.s + r * b.ld_s + j, b.ld_s);
+        for (size_t i = 0; i < n; i += 4, k += 4 * ld) {
+          const size_t keys = n - i < 4 ? n - i : 4;
+          if (r == 0) Fetch(k + kAhead * ld, ld, keys, c_.D);
+          kit::Dots(b.GroupRows(r), keys, c_.D, b.q + r * b.ld_q, b.ld_q, k, ld, b.s + r * b.ld_s + j + i, b.ld_s);
+        }
       });
     }
   }
@@ -140,6 +144,17 @@ class KeysInPlace {
   void AddRow(const float* p, size_t begin, size_t end, float* o) const { AddRows<1>(1, p, 0, begin, end, o, 0); }
 
  private:
+  static constexpr size_t kAhead = 16;  // keys
+
+  // Asks for rows in the order in which they lie in memory: what the products do, several rows at a time, looks to the
+  // hardware like no stream that it could follow.
+  template <class T>
+  static HWY_INLINE void Fetch(const T* rows, size_t ld, size_t n, size_t width) {
+    for (size_t j = 0; j < n; j++) {
+      for (size_t e = 0; e < width; e += 64 / sizeof(T)) __builtin_prefetch(rows + j * ld + e, 0, 2);
+    }
+  }
+
   // Calls f(first row, distance of rows, its key in the tile, number) for stretches of [begin, end) whose rows are
   // equally far apart.
   template <class F>
@@ -160,7 +175,11 @@ class KeysInPlace {
   void AddRows(int rows, const float* p, size_t ld_p, size_t begin, size_t end, float* o, size_t ld_o) const {
     const size_t whole = c_.Dv / kLanes * kLanes;
     ForEachRun(c_.v, begin, end, [&](const auto* v, size_t ld_v, size_t j, size_t n) {
-      kit::TileColumns<kRows>(rows, whole, n, p + j, ld_p, v, ld_v, o, ld_o);
+      for (size_t i = 0; i < n; i += kAhead, v += kAhead * ld_v) {
+        const size_t keys = n - i < kAhead ? n - i : kAhead;
+        Fetch(v + kAhead * ld_v, ld_v, keys, whole);
+        kit::TileColumns<kRows>(rows, whole, keys, p + j + i, ld_p, v, ld_v, o, ld_o);
+      }
     });
     if (whole == size_t(c_.Dv) || begin >= end) return;
     kit::TileRows<1, true, kRows>(rows, end - begin, p + begin, ld_p, m_.v + begin * kLanes, kLanes, o + whole, ld_o);

@@ -78,14 +78,7 @@ extension Describe {
           })
       ),
       ("tensors", .array(e.tensors.map { tensor($0.spec) })),
-      (
-        "kernels",
-        .array(
-          e.kernels.map { kernel($0, barred) }
-            + e.droppedKernels.map {
-              .object([("name", .string($0.name)), ("usable", .bool(false)), ("reason", .string($0.reason))])
-            })
-      ),
+      ("kernels", .array(kernels(e, barred))),
     ])
   }
 
@@ -108,8 +101,16 @@ extension Describe {
     ])
   }
 
+  /// All kernels of an entry, those that were dropped with their reason.
+  func kernels(_ e: Entry, _ barred: [String: QuarantineRecord]) -> [JSON] {
+    e.kernels.map { kernel($0, barred) }
+      + e.droppedKernels.map {
+        .object([("name", .string($0.name)), ("usable", .bool(false)), ("reason", .string($0.reason))])
+      }
+  }
+
   /// - barred: kernels of the entry that this build must not use.
-  func kernel(_ k: Kernel, _ barred: [String: QuarantineRecord]) -> JSON {
+  private func kernel(_ k: Kernel, _ barred: [String: QuarantineRecord]) -> JSON {
     let s = k.spec
     let obstacle =
       Planner.obstacle(k, context.resources)

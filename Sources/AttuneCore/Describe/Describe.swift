@@ -77,7 +77,7 @@ struct Describe {
                   r.op.entries.map { e in
                     .object([
                       ("name", .string(e.name)), ("kind", .string("\(e.descriptor.kind)")),
-                      ("kernels", .array(e.kernels.map { kernel($0, context.tuner.barred(r, e)) })),
+                      ("kernels", .array(kernels(e, context.tuner.barred(r, e)))),
                     ])
                   })
               ),

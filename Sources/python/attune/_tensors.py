@@ -96,7 +96,7 @@ def _numpy_view(name, array, writable):
     strides = (ctypes.c_int64 * max(rank, 1))(*(stride // size for stride in array.strides))
     code, bits = _DLPACK[word]
     tensor = _abi.Tensor(
-        array.__array_interface__["data"][0],
+        array.ctypes.data,
         _abi.Device(_abi.DEVICE_CPU, 0),
         rank,
         _abi.DType(code, bits, 1),

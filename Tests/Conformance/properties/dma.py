@@ -6,7 +6,7 @@ import numpy as np
 def _problem(x, N=29, **sizes):
     t = x.attention(Nq=N, Nk=N, **sizes)
     Hkv, Dv = t["k"].shape[1], t["v"].shape[3]
-    w_dt = x.normal(Hkv, Hkv * Dv) / np.sqrt(Hkv * Dv)
+    w_dt = x.normal(Hkv, Hkv * Dv) / np.float32(Hkv * Dv) ** 0.5
     return t | {"w_dt": w_dt, "b_dt": x.normal(Hkv) / 10, "w_a": x.normal(Hkv)}
 
 
@@ -121,3 +121,77 @@ def bias_gradients_of_a_row_cancel(x):
     mode = {"bias_mode": "given", "mask_mode": "none", "outputs": ("dbias",)}
     r = x("backward", **t, **mode, do=x.normal(2, 4, 29, 16))
     x.close(r["dbias"].sum(3), 0)
+
+
+def late_queries_are_the_last_rows(x):
+    t = _problem(x)
+    whole = x(**t, top_w=5)["o"]
+    late = {"q": np.ascontiguousarray(t["q"][:, :, 20:])}
+    x.close(x(**t | late, top_w=5)["o"], whole[:, :, 20:])
+
+
+def given_bias_and_mask_are_the_full_operator(x):
+    """The computed biases and kept sets, given: the same attention."""
+    t = _problem(x)
+    r = x(**t, top_w=5, outputs=("o", "lse", "key_bias", "death"))
+    j = np.arange(29)
+    keep = (j <= j[:, None]) & (j[:, None] < r["death"][:, :, None])
+    given = {n: t[n] for n in "qkv"} | {"mask": keep.astype(np.uint8)}
+    given["bias"] = np.ascontiguousarray(r["key_bias"][:, :, None].astype(np.float32))
+    g = x(**given, bias_mode="given", mask_mode="given", outputs=("o", "lse"))
+    x.close(g["o"], r["o"])
+    x.close(g["lse"], r["lse"])
+
+
+def a_shared_set_is_chosen_among_all_keys(x):
+    """Of a shared set a query sees what is not after it, and the last one sees all of it."""
+    _, t = _given(x)
+    mode = {"bias_mode": "given", "top_w": 5, "outputs": ("o", "death")}
+    shared = x(**t, mask_mode="shared", **mode)
+    order = np.argsort(-t["bias"][:, :, 0], axis=-1, kind="stable")[..., :5]
+    kept = np.zeros((2, 2, 29), bool)
+    np.put_along_axis(kept, order, True, -1)
+    assert ((shared["death"] == 2**31 - 1) == kept).all()
+    assert (shared["death"] == np.where(kept, 2**31 - 1, np.arange(29))).all()
+    x.close(shared["o"][:, :, -1], x(**t, **mode)["o"][:, :, -1])
+
+
+def dropped_keys_do_not_matter(x):
+    """K of a key changes nothing for queries that do not keep it."""
+    t = _problem(x)
+    r = x(**t, top_w=5, outputs=("o", "death"))
+    k = t["k"].copy()
+    k[r["death"] < 29] += 1  # all that the last query does not keep
+    x.close(x(**t | {"k": k}, top_w=5)["o"][:, :, -1], r["o"][:, :, -1])
+
+
+def gradients_of_empty_rows_are_zero(x):
+    t, mask = _problem(x), np.ones((2, 29), np.uint8)
+    mask[0] = 0
+    outputs = ("dq", "dk", "dv", "dw_dt", "dw_a")
+    sent = x.normal(2, 4, 29, 16)
+    r = x("backward", **t, key_mask=mask, top_w=5, do=sent, outputs=outputs)
+    for name in outputs[:3]:
+        assert (r[name][0] == 0).all(), name
+    alone = {n: np.ascontiguousarray(t[n][1:]) for n in "qkv"}
+    one = x("backward", **t | alone, top_w=5, do=np.ascontiguousarray(sent[1:]), outputs=outputs)
+    for name in outputs[3:]:
+        x.close(one[name], r[name])
+
+
+def gradients_reach_v_through_the_bias(x):
+    """A direction of v that is orthogonal to do changes the loss through the biases alone."""
+    t = _problem(x)
+    t["w_a"][...] = 0.5
+    sent = np.zeros((2, 4, 29, 16), np.float32)
+    sent[..., 0] = 1
+    r = x("backward", **t, bias_mode="linear", top_w=29, do=sent, outputs=("dv", "dw_dt"))
+    step, along = np.float32(1e-2), x.normal(2, 2, 29, 16)
+    along[..., 0] = 0
+    loss = [
+        (x(**t | {"v": t["v"] + s * step * along}, bias_mode="linear", top_w=29)["o"] * sent).sum()
+        for s in (1, -1)
+    ]
+    want = (loss[0] - loss[1]) / (2 * step)
+    x.close((r["dv"] * along).sum(), want, 1e-2)
+    assert np.abs(r["dv"][..., 1:]).max() > 1e-4

@@ -111,3 +111,35 @@ def one_token(x):
     r = _run(x, t, "o_s", "o_l")
     x.close(r["o_s"], v, 1e-6)
     x.close(r["o_l"], v * s / (1e-5 + s))
+
+
+def _one_block_of_queries(x, **params):
+    """A problem of one query block, the tokens of one head's critical blocks, its o_l."""
+    t = _problem(x, Nq=4)
+    mode = {"linear_scope": "complement"} | params
+    r = _run(x, t, "block_map", "o_l", **mode)
+    return t, mode, np.repeat(r["block_map"][0, 0, 0] == 1, 4), r["o_l"][0, 0]
+
+
+def values_of_critical_blocks_are_not_in_the_complement(x):
+    """However large they are."""
+    t, mode, critical, o_l = _one_block_of_queries(x)
+    for factor in (1e5, -1e20):
+        v = t["v"].copy()
+        v[0, 0, critical] *= np.float32(factor)
+        x.close(_run(x, t | {"v": v}, "o_l", **mode)["o_l"][0, 0], o_l)
+
+
+def keys_beside_a_dominant_block_keep_their_weights(x):
+    """The critical block has nearly all of the features; the rest is small, but exact."""
+    t = _problem(x, Nq=4)
+    t["q"], t["k"] = np.abs(t["q"]), t["k"] - 3
+    t["k"][:, :, 8:12] = 200
+    mode = {"linear_scope": "complement", "feature_map": "elu1", "top_ratio": 0.13}
+    r = _run(x, t, "block_map", "o_l", **mode)
+    assert (r["block_map"] == np.where(np.arange(8) == 2, 1, 0)).all()
+    phi = lambda y: np.where(y > 0, y + 1, np.exp(np.minimum(y, 0))).astype(np.float64)
+    left = np.delete(np.arange(32), np.arange(8, 12))
+    k, v = (np.repeat(t[n][:, :, left], 2, 1) for n in "kv")
+    a = phi(t["q"]) @ phi(k).swapaxes(2, 3)
+    x.close(r["o_l"], a @ v / a.sum(-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""`attune map`: the experiment finds what an operator is told to read, and the pages have a picture of every operator."""
+"""`attune map`: what it finds is what the operator is told to read. And the page has every operator."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_small_weights_show(dense):
 
 @pytest.mark.parametrize("kernel", ["reference", None])
 def test_parts_are_those_of_the_weights(dense, kernel):
-    """Against numpy: the part of a row is what its block of keys adds, relative to the row's largest element."""
+    """Against numpy: what a block of keys adds to a row, relative to the row's largest element."""
     data = ROOT / "examples" / "data"
     q, k, v = (np.load(data / f"layer0_{name}.npy")[0, 1].astype(float) for name in "qkv")
     s = q @ k.T / np.sqrt(32)
@@ -80,7 +80,8 @@ def test_json_has_one_form(dense):
     assert d["shape"]["Nq"] == 60 and d["query_edges"] == d["key_edges"]
     assert d["key_edges"][0] == 0 and d["key_edges"][-1] == 60 and len(d["key_edges"]) == 8
     assert np.array(d["matrix"]).shape == (7, 7)
-    assert d["matrix"] == answer("map", dense, "--shape", SMALL, "--cells", 7, "--threads", 1)["matrix"]
+    again = answer("map", dense, "--shape", SMALL, "--cells", 7, "--threads", 1)
+    assert d["matrix"] == again["matrix"]
 
 
 def test_queries_and_keys_may_differ_in_number(dense):
@@ -152,7 +153,7 @@ def test_what_cannot_be_drawn(dense, tmp_path):
 
 
 def template(folder, *changes):
-    """The template as an operator of its own, with some of its text replaced; the words for attune()."""
+    """Builds the template with some of its text replaced; the environment in which it is found."""
     source = (ROOT / "plugins" / "_template" / "plugin.c").read_text()
     for old, new in changes:
         assert source.count(old) == 1
@@ -168,7 +169,7 @@ def template(folder, *changes):
 
 
 def test_a_choice_that_depends_on_v(tmp_path):
-    """Only the 3 keys whose v begins with the largest numbers are read. A large change of v would change the choice."""
+    """Only the 3 keys with the largest v[0] are read. A large change of v would change the choice."""
     kept = """static int kept(const attune_exec* x, int64_t b, int64_t h, int64_t j) {
   int64_t larger = 0;
   for (int64_t i = 0; i < x->symbols[N]; i++)

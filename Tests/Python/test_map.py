@@ -1,4 +1,4 @@
-"""`attune map`: what it finds is what the operator is told to read. And the page has every operator."""
+"""`attune map` finds what an operator is told to read, and the page has every operator."""
 
 import json
 import re
@@ -169,7 +169,7 @@ def template(folder, *changes):
 
 
 def test_a_choice_that_depends_on_v(tmp_path):
-    """Only the 3 keys with the largest v[0] are read. A large change of v would change the choice."""
+    """Only the 3 keys of largest v[0] are read. A large change of v would change the choice."""
     kept = """static int kept(const attune_exec* x, int64_t b, int64_t h, int64_t j) {
   int64_t larger = 0;
   for (int64_t i = 0; i < x->symbols[N]; i++)

@@ -28,7 +28,7 @@ struct MapDrawing {
     let (rows, columns) = (map.parts.count, map.keyEdges.count - 1)
     let side = max(2, 512 / max(rows, columns))
     let (width, height) = (side * columns, side * rows)
-    let heading = wrap(title, width: 78, indent: 0).split(separator: "\n").map(String.init)
+    let heading = wrap(title, width: 64, indent: 0).split(separator: "\n").map(String.init)
     let (left, top) = (56, 34 + 18 * heading.count)
     let total = (width: max(left + width + 24, 592), height: top + height + 86)
     var out = """

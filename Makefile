@@ -16,7 +16,7 @@ export PATH := $(PATH):$(TOOLCHAIN)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build run test check bench abi install format lint clean help copy deps host plugins
+.PHONY: build run test check bench maps abi install format lint clean help copy deps host plugins
 
 build: host plugins ## build everything into build/ (the default)
 	@$(STAGE)
@@ -32,6 +32,9 @@ check: build lint $(filter $(B)/%,$(PYTHON)) ## the tests, the long ones too
 
 bench: build ## time every operator, then compare with other libraries (BENCH="--only decode --json FILE")
 	python3 Tests/Benchmarks/run $(BENCH)
+
+maps: build ## draw the pictures of docs/operators.md again
+	docs/maps/draw
 
 abi: ## rewrite the layout golden from the headers: goes with a line in CHANGELOG.md
 	python3 Tests/ABI/layout.py --write

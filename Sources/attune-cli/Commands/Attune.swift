@@ -14,7 +14,7 @@ struct Attune: ParsableCommand {
     version: libraryVersion(),
     subcommands: [
       List.self, Describe.self, Run.self, Verify.self, Bench.self, Demo.self, Doctor.self, Tune.self, Explain.self,
-      Wisdom.self, TuneWorker.self,
+      Map.self, Wisdom.self, TuneWorker.self,
     ])
 
   /// Instead of ArgumentParser's own: its exit code for usage errors is 64, and its message has several lines.

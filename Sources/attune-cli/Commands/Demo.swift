@@ -14,13 +14,6 @@ struct Demo: ParsableCommand {
   @OptionGroup var thread: ThreadOption
   @OptionGroup var output: JSONOption
 
-  private struct Layer {
-    var name: String
-    /// By tensor name: q, k, v.
-    var inputs: [String: HostTensor]
-    var modelOutput: HostTensor
-  }
-
   private struct Row {
     var op: String
     var info: Plan.Info
@@ -35,7 +28,8 @@ struct Demo: ParsableCommand {
 
   func run() throws {
     let context = try Context(ContextOptions(workers: thread.threads))
-    let layers = try Demo.layers(in: try folder())
+    let data = try DemoData(folder: data)
+    let layers = try data.names.map(data.layer)
     let registry = try context.registry()
     guard !registry.operators.isEmpty else {
       throw Failure("no operators found; attune doctor says where was looked", code: 1)
@@ -59,7 +53,7 @@ struct Demo: ParsableCommand {
   }
 
   /// nil when the operator has no demo preset.
-  private func measure(_ id: String, _ layers: [Layer], _ context: Context) throws -> Row? {
+  private func measure(_ id: String, _ layers: [DemoData.Layer], _ context: Context) throws -> Row? {
     let description = try context.op(id)
     let model = try context.model(id)
     guard let preset = model.descriptor.presets.first(where: \.isDemo), let entry = model.entry(named: preset.entry),
@@ -70,7 +64,7 @@ struct Demo: ParsableCommand {
     var modelError: Double?
     var failure: String?
     for layer in layers {
-      let problem = try Demo.problem(model, entry, preset, layer)
+      let problem = try GeneratedProblem(model, entry, preset, layer)
       let plan = try Plan(context, problem.problem(workers: thread.threads))
       try plan.execute()
       let exact = try Plan(
@@ -103,56 +97,7 @@ struct Demo: ParsableCommand {
     return made
   }
 
-  private static func problem(
-    _ op: Operator, _ entry: Entry, _ preset: Descriptor.Preset, _ layer: Layer
-  ) throws -> GeneratedProblem {
-    do {
-      var given: [Int: [Int64]] = [:]
-      for (name, tensor) in layer.inputs {
-        if let t = entry.tensorIndex(name) { given[t] = tensor.shape }
-      }
-      let shapes = try ProblemShapes(
-        op: op, entry: entry, params: try ProblemText.params(preset.params, op),
-        symbols: try ProblemText.symbols(preset.shape, entry), given: given,
-        extras: try ProblemText.tensors(preset.tensors, op, entry))
-      return try GeneratedProblem(shapes, data: layer.inputs)
-    } catch let refusal as Refusal {
-      throw Failure("\(refusal.code.name): \(refusal.message)")
-    }
-  }
-
-  /// --data, else beside an installed program, else in the source tree.
-  private func folder() throws -> String {
-    if let data { return data }
-    let beside = File.resolve("/proc/self/exe").map { exe in
-      exe.split(separator: "/").dropLast(2).reduce("") { "\($0)/\($1)" } + "/share/attune/data"
-    }
-    for candidate in [beside, "examples/data"].compactMap({ $0 }) where !(Demo.layerNames(in: candidate).isEmpty) {
-      return candidate
-    }
-    throw Failure("the demo's data is not beside this program nor in examples/data: say where with --data DIR")
-  }
-
-  private static func layerNames(in folder: String) -> [String] {
-    (File.names(in: folder) ?? []).filter { $0.hasPrefix("layer") && $0.hasSuffix("_q.npy") }.map {
-      String($0.dropLast(6))
-    }
-  }
-
-  private static func layers(in folder: String) throws -> [Layer] {
-    let names = layerNames(in: folder)
-    guard !names.isEmpty else {
-      throw Failure("\(folder) has no layer*_q.npy: --data names the folder of the demo's data")
-    }
-    return try names.map { name in
-      func tensor(_ part: String) throws -> HostTensor { try Npy.read("\(folder)/\(name)_\(part).npy") }
-      var inputs: [String: HostTensor] = [:]
-      for part in ProblemShapes.demoTensors { inputs[part] = try tensor(part) }
-      return Layer(name: name, inputs: inputs, modelOutput: try tensor("out"))
-    }
-  }
-
-  private func show(_ rows: [Row], _ layers: [Layer], _ failures: [String]) {
+  private func show(_ rows: [Row], _ layers: [DemoData.Layer], _ failures: [String]) {
     let shape = layers.first?.inputs.values.first?.shape.map(String.init).joined(separator: "x") ?? ""
     say("q, k, v of \(layers.map(\.name).joined(separator: ", ")), \(shape) f32\n")
     var table = Table(
@@ -170,7 +115,7 @@ struct Demo: ParsableCommand {
     }
   }
 
-  private func json(_ rows: [Row], _ layers: [Layer], _ failures: [String]) -> JSON {
+  private func json(_ rows: [Row], _ layers: [DemoData.Layer], _ failures: [String]) -> JSON {
     [
       "ok": .bool(failures.isEmpty), "layers": JSON(layers.map(\.name)), "failures": JSON(failures),
       "operators": .array(

@@ -15,6 +15,8 @@ struct Problem {
   /// Microseconds for measuring this problem; 0: what the mode grants.
   var budget: UInt64 = 0
   var allowReduced = false
+  /// Only kernels whose bits do not depend on run or threads.
+  var isDeterministic = false
 
   /// The C form, valid inside `body`.
   func withRecord<R>(_ body: (UnsafePointer<attune_problem>) throws -> R) rethrows -> R {
@@ -27,7 +29,8 @@ struct Problem {
     let values = params.map { $0.record(strings) }
     var record = attune_problem()
     record.struct_size = UInt32(MemoryLayout<attune_problem>.size)
-    record.flags = allowReduced ? UInt32(ATTUNE_ALLOW_REDUCED) : 0
+    record.flags =
+      (allowReduced ? UInt32(ATTUNE_ALLOW_REDUCED) : 0) | (isDeterministic ? UInt32(ATTUNE_DETERMINISTIC) : 0)
     record.op = strings.copy(op)
     record.entry = strings.copy(entry)
     record.kernel = kernel.map(strings.copy)

@@ -19,7 +19,7 @@ struct CandidateChart {
       <svg xmlns="http://www.w3.org/2000/svg" width="\(left + width + 110)" height="\(top + row * max(lines.count, 1) + 20)" \
       font-family="sans-serif" font-size="12">
       <rect width="100%" height="100%" fill="white"/>
-      <text x="12" y="20" font-size="14">\(CandidateChart.escaped(title))</text>
+      <text x="12" y="20" font-size="14">\(escapedXML(title))</text>
       <text x="12" y="40" fill="#555">\(measured.isEmpty ? "estimates of the model" : "medians, in time")</text>
 
       """
@@ -32,24 +32,12 @@ struct CandidateChart {
       let name = [line.candidate.kernel, line.candidate.knobs, "\(line.candidate.workers)t"].filter { !$0.isEmpty }
       out += """
         <text x="\(left - 8)" y="\(y + 14)" text-anchor="end"\(isChosen ? " font-weight=\"bold\"" : "")>\
-        \(CandidateChart.escaped(name.joined(separator: " ")))</text>
+        \(escapedXML(name.joined(separator: " ")))</text>
         <rect x="\(left)" y="\(y + 3)" width="\(length)" height="\(row - 7)" fill="\(color)"/>
         <text x="\(left + length + 6)" y="\(y + 14)" fill="#333">\(duration(ns))</text>
 
         """
     }
     return out + "</svg>\n"
-  }
-
-  private static func escaped(_ s: String) -> String {
-    s.reduce(into: "") { out, c in
-      switch c {
-      case "&": out += "&amp;"
-      case "<": out += "&lt;"
-      case ">": out += "&gt;"
-      case "\"": out += "&quot;"
-      default: out.append(c)
-      }
-    }
   }
 }

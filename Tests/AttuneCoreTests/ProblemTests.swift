@@ -39,7 +39,7 @@ import Testing
   @Test func presetsAgreeWithTheModel() throws {
     let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("Presets.json")
     let rows = try JSON(JSONSerialization.jsonObject(with: Data(contentsOf: file))).array
-    #expect(rows.count == 43)
+    #expect(rows.count == 48)
     var op = try TestDescriptors.compile("softmax")
     for row in rows {
       if op.id != row["op"].string { op = try TestDescriptors.compile(row["op"].string) }

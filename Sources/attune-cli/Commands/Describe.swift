@@ -19,8 +19,11 @@ struct Describe: ParsableCommand {
       var table = Table("PARAMETER", "TYPE", "DEFAULT", "RANGE", "MEANING")
       for p in d.params {
         let required = p.flags?.contains("required") ?? false
+        let range = Describe.range(p), isLong = range.count > 24
+        // Many long words would leave the last column no room.
+        let doc = isLong ? range.split(separator: "|").joined(separator: " | ") + ": " + (p.doc ?? "") : p.doc ?? ""
         table.add(
-          p.name, p.kind, required ? "required" : p.default?.description ?? "-", Describe.range(p), p.doc ?? "")
+          p.name, p.kind, required ? "required" : p.default?.description ?? "-", isLong ? "see there" : range, doc)
       }
       say("\n" + table.text)
     }

@@ -66,6 +66,13 @@ package struct CandidateSpace {
     return found.sorted { $0.distance < $1.distance }.map(\.candidate)
   }
 
+  /// `c` with every other setting of its knobs; empty when there are more than `most`.
+  package func settings(_ c: Candidate, most: Int) -> [Candidate] {
+    let all = settings(planner.problem.entry.kernels[c.kernel])
+    guard all.count <= most else { return [] }
+    return all.filter { $0 != c.knobs }.compactMap { try? planner.candidate(c.kernel, $0, c.workers, exactly: true) }
+  }
+
   /// Everything, for exhaustive tuning.
   package var all: [Candidate] {
     var out: [Candidate] = []

@@ -122,7 +122,7 @@ struct TuningSession {
     }
     var best = sentinel
     if limits.isExhaustive {
-      best = contest([sentinel] + space.all, sentinel) ?? sentinel
+      best = contest([sentinel] + space.all, sentinel, limits.rules) ?? sentinel
     } else {
       let usable = fresh.map { fresh in defaults.filter { c in fresh.contains { $0.kernel == c.kernel } } } ?? defaults
       var list = [sentinel] + (incumbent.map { [$0] } ?? [])
@@ -132,7 +132,7 @@ struct TuningSession {
       let end = deadline
       if deadline < .max { deadline = min(deadline, crt_now_ns() &+ (deadline &- crt_now_ns()) / 5 &* 2) }
       let begin = deadline
-      best = contest(list, sentinel) ?? sentinel
+      best = contest(list, sentinel, limits.rules) ?? sentinel
       if end < .max { deadline = end &+ (deadline &- begin) }
       // With an incumbent only a new kernel is worth improving.
       if fresh == nil || fresh?.contains(where: { $0.kernel == best.kernel }) == true {
@@ -163,15 +163,28 @@ struct TuningSession {
   /// wrong ones here.
   private mutating func improved(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
     var best = best
+    // Settings of a kernel that has just run need no allowance for cold memory.
+    var rules = limits.rules
+    rules.hopeless = 1.25
     for round in 0..<limits.improvements {
-      var list = space.neighbours(best) + workerVariants(of: best)
+      // Knobs work together, so all settings where there is time for them, else a step in each direction.
+      let whole = round == 0 ? space.settings(best, most: affordable(best)) : []
+      var list = (whole.isEmpty ? space.neighbours(best) : whole) + workerVariants(of: best)
       if round == 0 { list += rivals(of: best).flatMap { space.neighbours($0) } }
       list = list.filter { trials[name($0)] == nil }
       guard !list.isEmpty, crt_now_ns() < deadline else { break }
-      guard let next = contest([sentinel, best] + list, sentinel), !next.isSame(best) else { break }
+      guard let next = contest([sentinel, best] + list, sentinel, rules), !next.isSame(best) else { break }
       best = next
     }
     return best
+  }
+
+  /// How many candidates like this one the rest of the time is enough for, each with its warm-up and some rounds.
+  private func affordable(_ c: Candidate) -> Int {
+    guard deadline < .max else { return 64 }
+    let ns = trials[name(c)].map(\.medianNs) ?? 0
+    let sample = max(longest > 0 ? min(ns, longest) : ns, 1e5)
+    return Int(min(64, max(0, Double(deadline &- crt_now_ns()) / (4 * sample))))
   }
 
   /// Other kernels as they were measured, if not slower than the best by more than settings may change.
@@ -199,7 +212,9 @@ struct TuningSession {
   // MARK: one contest
 
   /// The winner among `list`, whose trials are kept; nil when the sentinel failed.
-  private mutating func contest(_ list: [Candidate], _ sentinel: Candidate) -> Candidate? {
+  private mutating func contest(
+    _ list: [Candidate], _ sentinel: Candidate, _ rules: Contest.Rules
+  ) -> Candidate? {
     var lanes: [Candidate] = []
     for c in list where !lanes.contains(where: { $0.isSame(c) }) && isRight(c) { lanes.append(c) }
     guard let first = lanes.firstIndex(where: { $0.isSame(sentinel) }) else { return nil }
@@ -209,7 +224,7 @@ struct TuningSession {
     }
     var contest = Contest(
       lanes: lanes.count, sentinel: first, preference: preference(lanes), warm: warm,
-      seed: SeededNumbers.hash(target.key.family), rules: limits.rules)
+      seed: SeededNumbers.hash(target.key.family), rules: rules)
     var yardsticks: [Double] = []
     while case .run(let i) = contest.next() {
       if crt_now_ns() >= deadline {

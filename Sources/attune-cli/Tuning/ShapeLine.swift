@@ -5,8 +5,8 @@ import FoundationEssentials
 /// One problem of a shape file: sizes by symbol, or tensors with their types and shapes as ATTUNE_RECORD_SHAPES writes
 /// them.
 ///
-///     {"op": "softmax", "shape": "B=1,Hq=8,Hkv=8,Nq=512,Nk=512,D=64,Dv=64", "params": {"causal": true}, "threads": 2}
-///     {"op": "softmax", "entry": "forward", "tensors": {"q": ["f32", 1, 8, 512, 64], ...}, "params": {}, "threads": 2}
+///     {"op": "NAME", "shape": "B=1,Hq=8,Hkv=8,Nq=512,Nk=512,D=64,Dv=64", "params": {"causal": true}, "threads": 2}
+///     {"op": "NAME", "entry": "forward", "tensors": {"q": ["f32", 1, 8, 512, 64], ...}, "params": {}, "threads": 2}
 struct ShapeLine: Codable, Hashable {
   var op: String
   var entry: String?

@@ -10,9 +10,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = pathlib.Path(os.environ.get("ATTUNE_BUILD", ROOT / "build")).resolve()
 
 os.environ["ATTUNE_BUILD"] = str(BUILD)
-os.environ.setdefault(
-    "ATTUNE_WISDOM", ""
-)  # tests neither use nor change what this machine remembers
+# Tests neither use nor change what this machine remembers, and two calls of one take the same kernel.
+os.environ.setdefault("ATTUNE_WISDOM", "")
+os.environ.setdefault("ATTUNE_TUNE", "estimate")
 sys.path.insert(0, str(BUILD / "python"))
 sys.path.insert(1, str(ROOT / "Sources" / "python"))  # only where nothing is staged
 sys.path.append(str(ROOT / "Tests" / "Conformance"))

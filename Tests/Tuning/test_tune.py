@@ -78,9 +78,15 @@ def test_the_best_setting_of_the_best_kernel_wins(tuned):
 def test_bad_kernels_are_quarantined_with_their_reason(tuned):
     reasons = {entry["kernel"]: entry["status"] for entry in tuned.answer["quarantined"]}
     assert reasons == {
-        "wrong": "wrong", "outside": "outside", "failing": "failed", "crashing": "crashed", "hanging": "hung",
+        "wrong": "wrong", "outside": "outside", "crashing": "crashed", "hanging": "hung",
     }  # fmt: skip
     assert {record["candidate"]["kernel"] for record in tuned.lines("quarantine")} == set(reasons)
+
+
+def test_a_kernel_that_declines_only_drops_out(tuned):
+    (record,) = tuned.lines("tuned")
+    assert {t["status"] for t in record["trials"] if t["kernel"] == "failing"} == {"failed"}
+    assert "failing" not in {d["kernel"] for d in tuned.explain()["declined"]}
 
 
 def test_quarantine_holds_in_every_mode_and_is_explained(tuned):

@@ -322,10 +322,13 @@ struct TuningSession {
     return verdicts[id] ?? false
   }
 
+  /// Takes a candidate out. One that answers an error may be right about this problem: it only drops out here, while one
+  /// that misbehaved is barred for its build.
   private mutating func bar(_ c: Candidate, _ status: Trial.Status, _ reason: String) {
+    let trial = Trial(candidate: name(c), status: status, date: crt_wall_seconds())
+    trials[name(c)] = trial
+    guard status != .failed else { return watch(.measured(trial)) }
     barred.append((name(c), status, reason))
-    trials[name(c)] = Trial(
-      candidate: name(c), status: status, medianNs: 0, ratio: 0, spread: 0, rounds: 0, date: crt_wall_seconds())
     watch(.barred(name(c), status, reason))
   }
 

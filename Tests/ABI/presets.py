@@ -1,18 +1,19 @@
-"""Writes symbols, shapes and types of every preset by model.py: the host must find the same ones.
+"""Writes symbols, shapes and types of every preset by binding.py: the host must find the same ones.
 
     python3 Tests/ABI/presets.py DESCRIPTORS > Tests/AttuneCoreTests/Presets.json
 """
 import json
 import sys
 
-import model
+from binding import generate
+from registration import load
 
 
 def main(folder):
     rows = []
-    for op in model.load(folder).values():
+    for op in load(folder).values():
         for preset in op["presets"]:
-            env = model.generate(op, preset)
+            env = generate(op, preset)
             tensors = {n: [env.dtype[n], s] for n, s in env.shape.items()}
             row = dict(op=op["id"], preset=preset["name"], symbols=env.sym, tensors=tensors)
             row["flops"] = env.cost["flops"]

@@ -1,4 +1,4 @@
-"""Writes random expressions with their values by grammar.py: the host must agree with every row.
+"""Writes random expressions with their values by the model: the host must agree with every row.
 
     python3 Tests/ABI/expressions.py > Tests/AttuneCoreTests/Expressions.json
 
@@ -8,7 +8,7 @@ A row is [expression, environment, value]: the value is a number, the name of a 
 import json
 import random
 
-import grammar
+import model
 
 PARAMS = [
     dict(name="flag", kind="bool", names=None, structural=True),
@@ -53,8 +53,8 @@ def environment(rng):
 def as_model(e):
     par = {p["name"]: v for p, v in zip(PARAMS, e["params"])}
     here = [(t, i) for i, t in enumerate(TENSORS) if e["present"][i]]
-    dtypes = {t: grammar.DTYPES[e["dtypes"][i]] for t, i in here}
-    env = grammar.Env(par, {t: e["shapes"][i] for t, i in here}, dtypes)
+    dtypes = {t: model.DTYPES[e["dtypes"][i]] for t, i in here}
+    env = model.Env(par, {t: e["shapes"][i] for t, i in here}, dtypes)
     env.sym = {s: v for s, v in zip(SYMBOLS, e["symbols"]) if v is not None}
     env.knob = {"$workers": e["workers"], **{"k." + k: v for k, v in zip(KNOBS, e["knobs"])}}
     return env
@@ -72,7 +72,7 @@ def text(rng, depth):
         real = rng.choice(["<", "<=", ">", ">=", "==", "!="])
         real += rng.choice(["0", "-2.5", "0.1", "7."])
         odd = rng.choice(["p.loose", "p.ratio", "p.mode", "Z", "p.none", "k.none", "f128", "1.5"])
-        leaves = [number(rng), rng.choice(SYMBOLS), rng.choice(SYMBOLS), rng.choice(grammar.DTYPES)]
+        leaves = [number(rng), rng.choice(SYMBOLS), rng.choice(SYMBOLS), rng.choice(model.DTYPES)]
         leaves += ["p.flag", "p.count", "$workers", "k.bq", "k.bk", f"{function}({tensor})"]
         leaves += [f"p.mode{compare}{word}", f"p.ratio{real}", odd if rng.random() < 0.06 else "N"]
         return rng.choice(leaves)
@@ -106,14 +106,14 @@ def spoiled(rng, source):
 def judge(source, env):
     op, entry = context()
     try:
-        tree = grammar.Parser(source, op, entry, knobs=KNOBS).tree
-    except grammar.Bad:
+        tree = model.Parser(source, op, entry, knobs=KNOBS).tree
+    except model.Bad:
         return "bad"
     if any(not op["_params"][p]["structural"] for p in op["_used"]):
         return "bad"
     try:
-        return int(grammar.value(tree, env))
-    except grammar.Unbound as fault:
+        return int(model.value(tree, env))
+    except model.Unbound as fault:
         words = str(fault)
         return words.split()[0] if words.split()[0] in ("division", "overflow") else "unbound"
 

@@ -1,19 +1,18 @@
-"""Writes symbols, shapes and types of every preset by binding.py: the host must find the same ones.
+"""Writes symbols, shapes and types of every preset by the model: the host must find the same ones.
 
     python3 Tests/ABI/presets.py DESCRIPTORS > Tests/AttuneCoreTests/Presets.json
 """
 import json
 import sys
 
-from binding import generate
-from registration import load
+import model
 
 
 def main(folder):
     rows = []
-    for op in load(folder).values():
+    for op in model.load(folder).values():
         for preset in op["presets"]:
-            env = generate(op, preset)
+            env = model.generate(op, preset)
             tensors = {n: [env.dtype[n], s] for n, s in env.shape.items()}
             row = dict(op=op["id"], preset=preset["name"], symbols=env.sym, tensors=tensors)
             row["flops"] = env.cost["flops"]

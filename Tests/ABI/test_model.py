@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import golden_calls
-from binding import bind, generate
+import model
 from negative import NEGATIVE
-from registration import Bad, Refused, load, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTORS = ROOT / "Tests/AttuneCoreTests/Descriptors"
@@ -22,7 +20,7 @@ OPERATORS = sorted(path.stem for path in DESCRIPTORS.glob("*.json"))
 
 @pytest.fixture(scope="module")
 def descriptors():
-    return load(DESCRIPTORS)
+    return model.load(DESCRIPTORS)
 
 
 def case(op, name):
@@ -33,7 +31,7 @@ def case(op, name):
 @pytest.mark.parametrize("op", OPERATORS)
 def test_presets_bind(descriptors, op):
     for preset in descriptors[op]["presets"]:
-        assert generate(descriptors[op], preset).cost["flops"] >= 0
+        assert model.generate(descriptors[op], preset).cost["flops"] >= 0
 
 
 @pytest.mark.parametrize("op", OPERATORS)
@@ -41,11 +39,11 @@ def test_golden_calls_bind(descriptors, op):
     folder = ROOT / "plugins" / op / "cases"
     bound = 0
     for path in sorted(folder.glob("*/case.json")):
-        for call, tensors, params in golden_calls.bound_calls(
+        for call, tensors, params in model.bound_calls(
             descriptors[op], json.loads(path.read_text())
         ):
-            given = golden_calls.complete(descriptors[op], call["entry"], tensors, params)
-            env = bind(descriptors[op], call["entry"], given, params)
+            given = model.complete(descriptors[op], call["entry"], tensors, params)
+            env = model.bind(descriptors[op], call["entry"], given, params)
             for name, (shape, _) in tensors.items():
                 assert shape is None or env.shape[name] == shape, (path, name)
             bound += 1
@@ -54,11 +52,11 @@ def test_golden_calls_bind(descriptors, op):
 
 @pytest.mark.parametrize("op,name,entry,change,code", NEGATIVE)
 def test_spoiled_calls_are_refused(descriptors, op, name, entry, change, code):
-    calls = golden_calls.bound_calls(descriptors[op], case(op, name))
+    calls = model.bound_calls(descriptors[op], case(op, name))
     _, tensors, params = next(call for call in calls if call[0]["entry"] == entry)
-    tensors = golden_calls.complete(descriptors[op], entry, tensors, params)
-    with pytest.raises(Refused) as refusal:
-        bind(descriptors[op], *golden_calls.spoil(change, entry, tensors, params))
+    tensors = model.complete(descriptors[op], entry, tensors, params)
+    with pytest.raises(model.Refused) as refusal:
+        model.bind(descriptors[op], *model.spoil(change, entry, tensors, params))
     assert refusal.value.code == code
 
 
@@ -83,7 +81,7 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_broken_descriptors_are_refused(what):
     descriptor = json.loads((DESCRIPTORS / f"{OPERATORS[-1]}.json").read_text())
-    prepare(copy.deepcopy(descriptor))
+    model.prepare(copy.deepcopy(descriptor))
     BROKEN[what](descriptor)
-    with pytest.raises(Bad):
-        prepare(descriptor)
+    with pytest.raises(model.Bad):
+        model.prepare(descriptor)

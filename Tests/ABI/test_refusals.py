@@ -1,4 +1,4 @@
-"""Calls that must be refused, through the library: the host decides as binding.py does.
+"""Calls that must be refused, through the library: the host decides as the model does.
 
 Each row of negative.py takes the call of a golden case and spoils it in one way. Rows of operators that are not in the
 tree wait for their folder.
@@ -11,9 +11,8 @@ import attune
 import numpy as np
 import pytest
 
-import golden_calls
+import model
 from negative import NEGATIVE
-from registration import load
 
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTORS = ROOT / "Tests/AttuneCoreTests/Descriptors"
@@ -38,7 +37,7 @@ def context():
 
 @pytest.fixture(scope="module")
 def descriptors():
-    return load(DESCRIPTORS)
+    return model.load(DESCRIPTORS)
 
 
 def plan(context, op, entry, tensors, params):
@@ -57,13 +56,13 @@ def test_refused(context, descriptors, case, op, name, entry, change, code):
     if op not in context.operators():
         pytest.fail(f"{op} has a folder but is not in the registry")
     golden = json.loads(case.read_text())
-    calls = golden_calls.bound_calls(descriptors[op], golden)
+    calls = model.bound_calls(descriptors[op], golden)
     _, tensors, params = next(call for call in calls if call[0]["entry"] == entry)
-    tensors = golden_calls.complete(descriptors[op], entry, tensors, params)
+    tensors = model.complete(descriptors[op], entry, tensors, params)
     outputs = {n for n, t in descriptors[op]["_entries"][entry]["_tensors"].items() if t["_out"]}
     tensors = {n: (None if n in outputs else s, d) for n, (s, d) in tensors.items()}
     plan(context, op, entry, tensors, params).close()  # unspoiled, it is accepted
-    entry, tensors, params = golden_calls.spoil(change, entry, tensors, params)
+    entry, tensors, params = model.spoil(change, entry, tensors, params)
     with pytest.raises(attune.Error) as refusal:
         plan(context, op, entry, tensors, params).close()
     assert refusal.value.code == code, refusal.value

@@ -9,7 +9,7 @@ import math
 import os
 import re
 
-from grammar import DTYPES, FLAT, LIMIT, Bad, Parser, Shape, split
+from .grammar import DTYPES, FLAT, LIMIT, Bad, Parser, Shape, split
 
 ROLES = ["in", "out", "weight", "state", "state_out", "saved"]
 KINDS = {"forward": 1, "backward": 2, "step": 3, "special": 4}

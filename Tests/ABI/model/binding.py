@@ -3,8 +3,8 @@
 The host must decide exactly as this file does, in this order.
 """
 
-from grammar import Bad, Env, Unbound, split, value
-from registration import Refused, check_gen, legal
+from .grammar import Bad, Env, Unbound, split, value
+from .registration import Refused, check_gen, legal
 
 
 def bind(op, entry, tensors, params):

@@ -1,8 +1,8 @@
 """The calls of a golden case as shapes and types, and ways to spoil them."""
 
-from binding import bind
-from grammar import Env, value
-from registration import legal
+from .binding import bind
+from .grammar import Env, value
+from .registration import legal
 
 
 def calls(case):

@@ -97,11 +97,6 @@ constexpr attune_kernel kDistillBackwardKernels[] = {
     Reference(ReferenceDistillBackward, nullptr, kReferenceDistillBackwardWorkspace),
 };
 
-constexpr attune_entry Of(const char* entry, attune_entry e) {
-  e.of = entry;
-  return e;
-}
-
 constexpr attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, kLet, kBuckets, kFlops, Span(kForwardTensors), Span(kForwardRules),
           Span(kForwardKernels), CheckForward,

@@ -14,10 +14,14 @@
 #else
 #define ATTUNE_KIT_BLOCK_SPARSE_INL_H_
 #endif
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "_kit/dot-inl.h"
+#include "_kit/lane_dot-inl.h"
 #include "_kit/online_softmax-inl.h"
 #include "_kit/pack-inl.h"
 #include "_kit/tile-inl.h"
@@ -97,6 +101,32 @@ class KeysInPlace {
     ForEachPart(first, begin, end, k_, k2_, [&](const StoredRows& k, int64_t row, size_t j, size_t n) {
       k.With(row, [&](const auto* p) { Dots(rows, n, depth_, q, ld_q, p, size_t(k.stride), s + j, ld_s); });
     });
+  }
+  // The same for rows that are a panel, see LaneDots: for more than a few. `buffer`: kPieceKeys rows of ld_buffer floats.
+  HWY_INLINE void PanelScores(int rows, const float* panel, int64_t first, size_t begin, size_t end, float* s,
+                              size_t ld_s, float* buffer, size_t ld_buffer) const {
+    ForEachPart(first, begin, end, k_, k2_, [&](const StoredRows& k, int64_t row, size_t j, size_t n) {
+      k.With(row, [&](const auto* p) {
+        using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
+        if constexpr (sizeof(T) == sizeof(float)) {
+          LaneDots(rows, n, depth_, panel, p, size_t(k.stride), s + j, ld_s);
+        } else {
+          for (size_t i = 0; i < n; i++) Widen(p + int64_t(i) * k.stride, depth_, 1.0f, buffer + i * ld_buffer);
+          LaneDots(rows, n, depth_, panel, buffer, ld_buffer, s + j, ld_s);
+        }
+      });
+    });
+  }
+  // Asks for rows [first + begin, first + end) of keys or values ahead of their use.
+  HWY_INLINE void Prefetch(bool values, int64_t first, size_t begin, size_t end) const {
+    ForEachPart(first, begin, end, values ? v_ : k_, values ? v2_ : k2_,
+                [&](const StoredRows& x, int64_t row, size_t, size_t n) {
+                  const int64_t size = x.dtype == ATTUNE_F32 ? 4 : 2, bytes = int64_t(values ? width_ : depth_) * size;
+                  const char* at = static_cast<const char*>(x.data) + row * x.stride * size;
+                  for (size_t i = 0; i < n; i++, at += x.stride * size) {
+                    for (int64_t b = 0; b < bytes; b += 64) hwy::Prefetch(at + b);
+                  }
+                });
   }
   template <int kRows>
   HWY_INLINE void Add(int rows, const float* p, size_t ld_p, int64_t first, size_t begin, size_t end, float* o,

@@ -53,7 +53,13 @@ constexpr attune_kernel Rows(const char* workspace, double efficiency) {
 }
 constexpr char kForwardPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)*"
                                   "(1+(has(k_swa)||has(v_swa)))";
-constexpr char kForwardRows[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED;
+// Generous: what rows.cpp makes ready, keeps per tile and needs per worker. At most 256 characters.
+#define ATTUNE_NSA_ROWS(made)                                                                                       \
+  "4*(B*Hkv*(" made ")*(D+Dv+64)+B*max(0,2*Nq-1)*(Hq*(Nc+3*Dv+214)+Hkv*(11*Nk/p.cmp_stride+45*Dv+1700+min(Nk+3," \
+  ATTUNE_NSA_BLOCKS ")))+(min(k.rows,Nq*Hq/Hkv)+Hq/Hkv+31)/16*16*(48*Dv+$workers*(3*(D+Dv)+288)+1632)+"              \
+  "$workers*96*(D+80))"
+constexpr char kForwardRows[] = ATTUNE_NSA_ROWS("Nc");
+constexpr char kStepRows[] = ATTUNE_NSA_ROWS("Nc-has(k_cmp_state)*Ncp");
 constexpr char kStepPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)";
 
 const attune_kernel kForwardKernels[] = {
@@ -72,14 +78,14 @@ const attune_kernel kForwardKernels[] = {
 };
 const attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kForwardRows, 0.3)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRows, 0.3)),
     OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(kStepPacked, 0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kForwardRows, 0.2)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRows, 0.2)),
     OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(kStepPacked, 0.3)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kForwardRows, 0.08)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRows, 0.08)),
     OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(kStepPacked, 0.08)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kForwardRows, 0.3)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRows, 0.3)),
     OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(kStepPacked, 0.6)),
 #endif
     Reference(ReferenceStep, "8*(Nc*(D+Dv+2)+5*Nk+Dv+4)"),

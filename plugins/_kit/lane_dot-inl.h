@@ -23,9 +23,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr int kNarrowRows = 2 * kTileRows;
 
 // s[i * lds + j] = <a_i, b_j> for i < rows <= kPanel, j < columns. `panel` is A transposed: panel[c * kPanel + i] =
-// a_i[c]. B is f32. Each product is summed in the order of c, whatever rows and columns are: equal b_j give equal bits.
+// a_i[c]. B is f32; `ahead` is asked for while B is read. Each product is summed in the order of c, whatever rows and columns are: equal b_j give equal bits.
 HWY_INLINE void LaneDots(int rows, size_t columns, size_t depth, const float* panel, const float* b, size_t ldb,
-                         float* s, size_t lds) {
+                         float* s, size_t lds, RowsAhead* ahead) {
   const hn::ScalableTag<float> d;
   HWY_ALIGN float products[kPanel * kPanel], transposed[kPanel * kPanel];  // [column][row], [row][column]
   const float* pointers[kPanel];
@@ -35,11 +35,12 @@ HWY_INLINE void LaneDots(int rows, size_t columns, size_t depth, const float* pa
     if (size_t(rows) <= kLanes) {
       for (size_t r = 0; r < n; r += kNarrowRows) {
         TileRows<1, false, kNarrowRows>(int(n - r), depth, b + (j + r) * ldb, ldb, panel, kPanel, products + r * kPanel,
-                                        kPanel);
+                                        kPanel, ahead);
       }
     } else {
       for (size_t r = 0; r < n; r += kTileRows) {
-        TileRows<2, false>(int(n - r), depth, b + (j + r) * ldb, ldb, panel, kPanel, products + r * kPanel, kPanel);
+        TileRows<2, false>(int(n - r), depth, b + (j + r) * ldb, ldb, panel, kPanel, products + r * kPanel, kPanel,
+                           ahead);
       }
     }
     for (size_t r = n; r < kPanel; r++) pointers[r] = products;  // not used

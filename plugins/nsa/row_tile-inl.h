@@ -158,8 +158,12 @@ class RowTile : public QueryTile<kit::KeysInPlace> {
       if (range[i].end > any.end) any.end = range[i].end;
     }
     if (any.end <= any.begin) return;
+    const bool values = id != kCmp || c_.use[kCmp];  // or it only selects
+    // The next piece of a block or of all keys; what is not there is not looked for.
+    const int64_t next = first + int64_t(kPieceKeys), left = (id == kCmp ? c_.Nc : c_.Nk) - next;
+    const int64_t next_keys = left < 0 ? 0 : left < int64_t(kPieceKeys) ? left : int64_t(kPieceKeys);
     const size_t from = size_t(any.begin), to = size_t(any.end);
-    keys.Prefetch(true, first, from, to);
+    if (values) keys.LookAhead(true, first, from, to);
     float* s = w_.piece + size_t(begin - panel) * kit::kPieceStride;
     if (end - begin > kFewRows) {
       keys.PanelScores(int(end - panel), more_.panels + size_t(panel) * size_t(c_.D), first, from, to, w_.piece,
@@ -167,6 +171,7 @@ class RowTile : public QueryTile<kit::KeysInPlace> {
     } else {
       keys.Scores(int(end - begin), q_ + size_t(begin) * w_.ld_q, w_.ld_q, first, from, to, s, kit::kPieceStride);
     }
+    keys.LookAhead(false, next, 0, size_t(next_keys));
     for (int64_t i = 0; i < end - begin; i++) {
       const KeyRange own = range[i];
       if (own.end <= own.begin) continue;
@@ -180,7 +185,7 @@ class RowTile : public QueryTile<kit::KeysInPlace> {
           kit::OnlineSoftmax<true>(row, size_t(own.begin), size_t(own.end), w_.m + r, w_.sum + r * kLanes);
       if (factor != 1) kit::ScaleRow(w_.o + r * w_.ld_o, w_.ld_o, factor);
     }
-    if (id == kCmp && !c_.use[kCmp]) return;  // only selects
+    if (!values) return;
     kit::AddRanges(keys, first, size_t(end - begin), range, s, kit::kPieceStride, w_.o + size_t(begin) * w_.ld_o,
                    w_.ld_o);
   }

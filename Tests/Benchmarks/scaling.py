@@ -277,7 +277,7 @@ def main():
         rows = [row for row in read(op) if options.only in row["name"]]
         if not rows:
             continue
-        limit = machine.limits(op)
+        limit = machine.limits(op, rows[0]["params"])
         print(f"\n{op}: {limit['cpu']['name']}, {options.threads} threads,", end=" ")
         print(f"{limit['peak_gflops']:.0f} GFLOP/s peak of each")
         found = document[op] = {"limits": limit}

@@ -61,9 +61,9 @@ inline bool IsPlain(const Problem& c) {
   return !c.sigmoid && c.softcap == 0 && !c.slopes && !c.bias && !c.mask;
 }
 
-// What the outputs that query i of head h has accumulated are to be multiplied with; stores its lse. m is the maximum of
-// its scores and total the sum of exp(score - m); 0 when it sees no key, and then the outputs are 0 whatever lies in the
-// accumulator. With sigmoid the total is 1.
+// What the outputs that query i of head h has accumulated are to be multiplied with; stores its lse. m is the maximum
+// of its scores and total the sum of exp(score - m); 0 when it sees no key, and then the outputs are 0 whatever lies in
+// the accumulator. With sigmoid the total is 1.
 HWY_INLINE float FactorOfRow(const Problem& c, const Sequence& s, int64_t h, int64_t i, double m, double total) {
   double factor = 1;
   if (c.sinks && !c.sigmoid) {

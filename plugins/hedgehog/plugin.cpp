@@ -64,7 +64,7 @@ constexpr attune_kernel kStepKernels[] = {
 #elif defined(__aarch64__)
     OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked("B*Hkv", 0.6)),
 #endif
-    Reference(ReferenceStep, "B*Hkv", kReferenceStepWorkspace),
+    Reference(ReferenceStep, "B*Hkv", kReferenceForwardWorkspace),
 };
 constexpr attune_kernel kBackwardKernels[] = {
 #if defined(__x86_64__)

@@ -81,6 +81,44 @@ HWY_INLINE void TileRows(int rows, size_t depth, const float* a, size_t lda, con
   if constexpr (kRows > 1) TileRows<kVectors, kAdd, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
 }
 
+// C[kRows x kVectors*kLanes] += A^T B, where column k of A^T is a[k * lda ...]: Tile with A the other way round.
+template <int kRows, int kVectors>
+HWY_INLINE void TransposedTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b,
+                               size_t ldb, float* HWY_RESTRICT c, size_t ldc) {
+  const hn::ScalableTag<float> d;
+  using V = hn::Vec<decltype(d)>;
+  V sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) sum[i][v] = hn::LoadU(d, c + i * ldc + v * kLanes);
+  }
+  for (size_t k = 0; k < depth; k++) {
+    V row[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) row[v] = hn::LoadU(d, b + k * ldb + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) {
+      const V scalar = hn::Set(d, a[k * lda + i]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, row[v], sum[i][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) hn::StoreU(sum[i][v], d, c + i * ldc + v * kLanes);
+  }
+}
+
+// The same for 1 <= rows <= kRows known at run time. Each row's sum is formed in the same order whatever `rows` is.
+template <int kVectors, int kRows = kTileRows>
+HWY_INLINE void TransposedTileRows(int rows, size_t depth, const float* a, size_t lda, const float* b, size_t ldb,
+                                   float* c, size_t ldc) {
+  if (rows >= kRows) return TransposedTile<kRows, kVectors>(depth, a, lda, b, ldb, c, ldc);
+  if constexpr (kRows > 1) TransposedTileRows<kVectors, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
+}
+
 // C[rows x columns] += A B for 1 <= rows <= kRows and columns a multiple of kLanes. Few rows take many columns at a
 // time, so that enough sums are under way, and so that rows of B, which may lie in memory, are read in long pieces.
 template <int kRows = kTileRows, class T>

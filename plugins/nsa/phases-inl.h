@@ -12,24 +12,6 @@ namespace nsa {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
-
-// f(i, worker) for every i < n, in any order.
-template <class F>
-attune_status Parallel(const attune_exec& x, int64_t n, const F& f) {
-  struct Call {
-    const attune_exec* x;
-    const F* f;
-  } call = {&x, &f};
-  const auto piece = [](void* arg, int64_t begin, int64_t end, uint32_t worker) {
-    const Call& call = *static_cast<Call*>(arg);
-    for (int64_t i = begin; i < end && !Cancelled(*call.x); i++) (*call.f)(i, worker);
-  };
-  return n > 0 ? x.host->parallel_for(&x, n, 1, piece, &call) : ATTUNE_OK;
-}
-
 // Keys or values of one (batch, kv head) that are made ready once per call.
 struct Prepared {
   float *keys, *values;

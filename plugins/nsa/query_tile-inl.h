@@ -22,9 +22,6 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 // A score below which f32 probabilities have lost bits to underflow: then the selection is done again in double.
 constexpr float kLeastScore = 1e-30f;
 
-inline size_t PadTo32(int64_t n) {
-  return size_t(n + 31) / 32 * 32;
-}
 // Positions of a tile for a wanted number of rows.
 inline int64_t TilePositions(const Problem& c, int64_t rows) {
   const int64_t n = rows / (c.Group() > 0 ? c.Group() : 1);

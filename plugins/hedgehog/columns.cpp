@@ -102,38 +102,52 @@ class Worker {
   int64_t b_ = 0, first_ = 0;
 };
 
-// One call in segments of tokens. Segments and the order of all sums depend on the problem and the knobs alone.
+// One call in segments of tokens. They and the order of all sums depend on the problem and the knobs alone.
+//
+// Not causal: the sums over the keys of each segment, their sum, then the rows of each segment.
+// Causal: a segment needs the state of all earlier ones, for which their keys are mapped a first time. The first segment
+// is done at once meanwhile, and is half as long, because adding keys takes about half as long as all there is to do.
 class Split {
  public:
   Split(const attune_exec& x, const Problem& p)
-      : x_(x), p_(p), segments_(x.knobs[kSegments]), keys_(Length(p.Nk)), queries_(Length(p.Nq)),
-        slot_(State::Floats(p)) {
-    hedgehog::Floats memory(static_cast<float*>(x.workspace));
-    slots_ = memory.Take(size_t(p.B * p.Hst * segments_) * slot_);
-    workers_ = memory.Take(0);
-    const int64_t used = workers_ - static_cast<float*>(x.workspace);
-    worker_ = (int64_t(x.workspace_bytes / 4) - used) / x.n_workers / 16 * 16;
+      : x_(x), p_(p), segments_(x.knobs[kSegments]), keys_(Length(p.Nk)), queries_(Length(p.Nq)), slot_(State::Floats(p)) {
+    slots_ = static_cast<float*>(x.workspace);
+    workers_ = slots_ + size_t(p.B * p.Hst * segments_) * slot_;
+    worker_ = (x.workspace_bytes / 4 - size_t(workers_ - slots_)) / x.n_workers / 16 * 16;
   }
 
-  attune_status Run() {
-    const int64_t heads = p_.B * p_.Hst, summed = p_.causal ? segments_ - 1 : segments_;
-    attune_status status = Each(heads * summed, [&](int64_t task, uint32_t worker) { Sum(task, summed, worker); });
-    if (status == ATTUNE_OK) status = Each(heads, [&](int64_t head, uint32_t) { Scan(head); });
-    if (status == ATTUNE_OK) status = Each(heads * segments_, [&](int64_t task, uint32_t worker) { Rows(task, worker); });
-    return status;
+  attune_status Run() const {
+    const int64_t heads = p_.B * p_.Hst;
+    attune_status status = Each(heads * segments_, [&](int64_t h, int64_t i, uint32_t worker) { Sum(h, i, worker); });
+    if (status == ATTUNE_OK) {
+      status = attune_kit::Parallel(x_, heads, [&](int64_t head, uint32_t) { Scan(head); });
+    }
+    if (status != ATTUNE_OK) return status;
+    return Each(heads * segments_, [&](int64_t h, int64_t i, uint32_t worker) { Rows(h, i, worker); });
   }
 
  private:
-  // Tokens of all segments but the last ones: whole chunks.
+  // f(head, segment, worker), where heads are state heads of the whole batch.
+  template <class F>
+  attune_status Each(int64_t tasks, const F& f) const {
+    const attune_status status = attune_kit::Parallel(
+        x_, tasks, [&](int64_t task, uint32_t worker) { f(task / segments_, task % segments_, worker); });
+    return status == ATTUNE_OK && Cancelled(x_) ? ATTUNE_E_CANCELLED : status;
+  }
+
+  // Tokens of a segment, in whole chunks. Causal, there are half of one more.
   int64_t Length(int64_t n) const {
-    const int64_t chunk = x_.knobs[kChunk], chunks = (n + chunk - 1) / chunk;
-    return (chunks + segments_ - 1) / segments_ * chunk;
+    const int64_t chunk = x_.knobs[kChunk], pieces = p_.causal ? 2 * segments_ + 1 : segments_;
+    const int64_t piece = ((n + chunk - 1) / chunk + pieces - 1) / pieces * chunk;
+    return p_.causal ? 2 * piece : piece;
   }
-  static int64_t Begin(int64_t segment, int64_t length, int64_t n) {
-    return segment * length < n ? segment * length : n;
+  // Where segment i begins; causal, behind the first half.
+  int64_t Begin(int64_t i, int64_t length, int64_t n) const {
+    const int64_t begin = i * length + (p_.causal ? length / 2 : 0);
+    return begin < n ? begin : n;
   }
-  State Slot(int64_t head, int64_t segment) const {
-    hedgehog::Floats memory(slots_ + size_t(head * segments_ + segment) * slot_);
+  State Slot(int64_t head, int64_t i) const {
+    hedgehog::Floats memory(slots_ + size_t(head * segments_ + i) * slot_);
     return State(p_, memory);
   }
   Worker WorkerOf(int64_t head, uint32_t worker) const {
@@ -141,64 +155,63 @@ class Split {
     w.Begin(head / p_.Hst, head % p_.Hst);
     return w;
   }
-  template <class F>
-  attune_status Each(int64_t n, F f) {
-    if (n == 0) return ATTUNE_OK;
-    const auto piece = [](void* context, int64_t begin, int64_t end, uint32_t worker) {
-      for (int64_t i = begin; i < end; i++) (*static_cast<F*>(context))(i, worker);
-    };
-    const attune_status status = x_.host->parallel_for(&x_, n, 1, piece, &f);
-    return status == ATTUNE_OK && Cancelled(x_) ? ATTUNE_E_CANCELLED : status;
-  }
 
-  // The sum over the keys of a segment, for the slot of the next one if causal.
-  void Sum(int64_t task, int64_t summed, uint32_t worker) {
-    const int64_t head = task / summed, segment = task % summed;
-    State state = Slot(head, p_.causal ? segment + 1 : segment);
-    WorkerOf(head, worker).Absorb(Begin(segment, keys_, p_.Nk), Begin(segment + 1, keys_, p_.Nk), state);
-    if (!state.any) memset(state.s.p, 0, sizeof(float) * slot_);
-  }
-  // The state before each segment; that of all keys in the first slot if not causal.
-  void Scan(int64_t head) {
-    const int64_t b = head / p_.Hst, s = head % p_.Hst;
-    State first = Slot(head, 0);
-    if (p_.causal) {
-      first.Load(p_, b, s);
-      if (!first.any) memset(first.s.p, 0, sizeof(float) * slot_);
-      for (int64_t i = 1; i < segments_; i++) kit::AddScaled(Slot(head, i - 1).s.p, slot_, 1.0f, Slot(head, i).s.p);
-      return;
-    }
-    for (int64_t i = 1; i < segments_; i++) kit::AddScaled(Slot(head, i).s.p, slot_, 1.0f, first.s.p);
-    State before = Slot(head, 1);
-    before.Load(p_, b, s);
-    if (before.any) kit::AddScaled(before.s.p, slot_, 1.0f, first.s.p);
-    first.any = true;
-    first.Store(p_, b, s);
-  }
-  void Rows(int64_t task, uint32_t worker) {
-    const int64_t head = task / segments_, segment = task % segments_;
+  // Not causal: slot i = the sum over the keys of segment i. Causal: slot 0 = the state behind the first half segment,
+  // whose rows are written; slot i = the sum over segment i - 1.
+  void Sum(int64_t head, int64_t i, uint32_t worker) const {
+    State state = Slot(head, i);
     Worker w = WorkerOf(head, worker);
     if (!p_.causal) {
-      State all = Slot(head, 0);
-      all.any = true;
-      w.Rows(Begin(segment, queries_, p_.Nq), Begin(segment + 1, queries_, p_.Nq), all);
+      w.Absorb(Begin(i, keys_, p_.Nk), Begin(i + 1, keys_, p_.Nk), state);
+    } else if (i > 0) {
+      w.Absorb(Begin(i - 1, keys_, p_.Nk), Begin(i, keys_, p_.Nk), state);
+    } else {
+      state.Load(p_, head / p_.Hst, head % p_.Hst);
+      w.Causal(0, Begin(0, keys_, p_.Nk), state, false);
+    }
+    if (!state.any) memset(state.s.p, 0, sizeof(float) * slot_);
+  }
+  // Not causal: slot 0 = the sum over all keys and the state. Causal: slot i = the state before segment i.
+  void Scan(int64_t head) const {
+    const auto add = [&](int64_t from, int64_t to) HWY_ATTR {
+      kit::AddScaled(Slot(head, from).s.p, slot_, 1.0f, Slot(head, to).s.p);
+    };
+    for (int64_t i = 1; i < segments_; i++) {
+      if (p_.causal) {
+        add(i - 1, i);
+      } else {
+        add(i, 0);
+      }
+    }
+    if (p_.causal) return;
+    State before = Slot(head, 1), all = Slot(head, 0);
+    before.Load(p_, head / p_.Hst, head % p_.Hst);
+    if (before.any) add(1, 0);
+    all.any = true;
+    all.Store(p_, head / p_.Hst, head % p_.Hst);
+  }
+  void Rows(int64_t head, int64_t i, uint32_t worker) const {
+    Worker w = WorkerOf(head, worker);
+    State state = Slot(head, p_.causal ? i : 0);
+    state.any = true;
+    if (!p_.causal) {
+      w.Rows(Begin(i, queries_, p_.Nq), Begin(i + 1, queries_, p_.Nq), state);
       return;
     }
-    State state = Slot(head, segment);
-    state.any = segment > 0 || p_.kv_state;
-    const bool last = segment == segments_ - 1;
-    const int64_t begin = Begin(segment, keys_, p_.Nk), end = Begin(segment + 1, keys_, p_.Nk);
-    if (!last && end <= p_.Nk - p_.Nq) return;  // keys before the first query
-    const bool done = w.Causal(begin, end, state, !last || !p_.WantsStates());
-    if (last && done) state.Store(p_, head / p_.Hst, head % p_.Hst);
+    const bool last = i == segments_ - 1;
+    const int64_t end = Begin(i + 1, keys_, p_.Nk);
+    if (!last && end <= p_.Nk - p_.Nq) return;  // before the first query
+    if (w.Causal(Begin(i, keys_, p_.Nk), end, state, !last || !p_.WantsStates()) && last) {
+      state.Store(p_, head / p_.Hst, head % p_.Hst);
+    }
   }
 
   const attune_exec& x_;
   const Problem& p_;
   const int64_t segments_, keys_, queries_;  // the last two: tokens of a segment
-  const size_t slot_;  // floats of a state
+  const size_t slot_;                        // floats of a state
+  size_t worker_;                            // floats of a worker
   float *slots_, *workers_;
-  int64_t worker_;     // floats of a worker
 };
 
 // A state head per task.

@@ -22,9 +22,9 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const
 constexpr int64_t kChunkValues[] = {32, 64, 128};
 constexpr attune_knob kChunkKnobs[] = {Knob("chunk", kChunkValues, 1, "queries of a chunk, keys of a tile")};
 
-constexpr int64_t kSegmentValues[] = {4, 8, 16, 32};
+constexpr int64_t kSegmentValues[] = {2, 4, 8, 16, 32};
 constexpr attune_knob kColumnsKnobs[] = {Knob("chunk", kChunkValues, 0, "tokens of a chunk")};
-constexpr attune_knob kSplitKnobs[] = {kColumnsKnobs[0], Knob("segments", kSegmentValues, 1, "pieces of a sequence")};
+constexpr attune_knob kSplitKnobs[] = {kColumnsKnobs[0], Knob("segments", kSegmentValues, 2, "pieces of a sequence")};
 
 constexpr attune_kernel Columns(double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "chunks with the tokens in columns, a state between chunks");

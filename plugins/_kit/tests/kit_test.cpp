@@ -288,8 +288,9 @@ void TestOnlineSoftmax() {
         const float factor = kit::OnlineSoftmax<kBase2>(s, begin, begin + n, &m, sum);
         accumulated *= factor, z *= factor;
         for (size_t j = 0; j < n; j++) {
-          const double want = m == -INFINITY ? 0 : kBase2 ? exp2(raw[j] - m) : exp(raw[j] - m);
-          Check(fabs(s[begin + j] - want) <= 2e-6 * want + 1e-37, Name(), "online softmax weight", raw[j], s[begin + j],
+          const double x = float(raw[j]) - m;  // rounded as the kernel rounds it: far from m that is most of the error
+          const double want = m == -INFINITY ? 0 : kBase2 ? exp2(x) : exp(x);
+          Check(fabs(s[begin + j] - want) <= 3e-7 * want + 1e-37, Name(), "online softmax weight", raw[j], s[begin + j],
                 want);
           z += want, seen++;
         }

@@ -106,13 +106,14 @@ HWY_NOINLINE inline void SoftmaxOfLanes(float* s, size_t any_begin, size_t all_b
 // AddLaneValues for kRows columns of the values.
 template <bool kMasked, int kRows>
 HWY_NOINLINE void AddLaneValuesOf(size_t keys, const float* HWY_RESTRICT v, size_t ld_v,
-                                  const float* HWY_RESTRICT weights, float* HWY_RESTRICT o) {
+                                  const float* HWY_RESTRICT weights, float* HWY_RESTRICT o, bool fresh) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   V sum[kRows][2];
 #pragma GCC unroll 16
   for (int e = 0; e < kRows; e++) {
-    sum[e][0] = hn::LoadU(d, o + e * kPanel), sum[e][1] = hn::LoadU(d, o + e * kPanel + kLanes);
+    sum[e][0] = fresh ? hn::Zero(d) : hn::LoadU(d, o + e * kPanel);
+    sum[e][1] = fresh ? hn::Zero(d) : hn::LoadU(d, o + e * kPanel + kLanes);
   }
   for (size_t j = 0; j < keys; j++, v += ld_v, weights += kPanel) {
     const V p0 = hn::LoadU(d, weights), p1 = hn::LoadU(d, weights + kLanes);
@@ -134,12 +135,13 @@ HWY_NOINLINE void AddLaneValuesOf(size_t keys, const float* HWY_RESTRICT v, size
   }
 }
 
-// o[e][queries] += sum over keys of v[key][e] * weights[key][queries] for e < n <= kLaneTileRows. kMasked: weights
-// below 0 are hidden; what belongs to them is not taken.
+// o[e][queries] += sum over keys of v[key][e] * weights[key][queries] for e < n <= kLaneTileRows; fresh: = instead of
+// +=, and what lies in o is not read. kMasked: weights below 0 are hidden; what belongs to them is not taken.
 template <bool kMasked, int kRows = kLaneTileRows>
-HWY_INLINE void AddLaneValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o) {
-  if (n >= kRows) return AddLaneValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o);
-  if constexpr (kRows > 1) AddLaneValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o);
+HWY_INLINE void AddLaneValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o,
+                              bool fresh = false) {
+  if (n >= kRows) return AddLaneValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o, fresh);
+  if constexpr (kRows > 1) AddLaneValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o, fresh);
 }
 
 #endif  // ATTUNE_ISA

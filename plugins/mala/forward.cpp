@@ -102,9 +102,10 @@ attune_status Causal(const attune_exec& x, const Problem& c, const Layout& w) {
       const int64_t n = c.in.Count(batch) + left.begin;
       t.Take(w.chunk, &left);
       chunk.LoadKeys(batch, shared, t);
-      const int64_t h = shared * c.Group();
-      chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}, {c.q, batch, h, c.D}, {c.o, batch, h, c.Dv}}, left);
-      for (int64_t g = shared * c.Group(); g < (shared + 1) * c.Group(); g++) {
+      const int64_t first = shared * c.Group();
+      chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}, {c.q, batch, first, c.D},
+                        {c.o, batch, first, c.Dv}}, left);
+      for (int64_t g = first; g < first + c.Group(); g++) {
         chunk.LoadQueries(batch, g, t);
         WriteCausal(c, w, chunk, batch, g, t, sums, n, prefix);
       }

@@ -84,35 +84,31 @@ class QueryLanes {
         any = {v.begin < any.begin ? v.begin : any.begin, v.end > any.end ? v.end : any.end};
         all = {v.begin > all.begin ? v.begin : all.begin, v.end < all.end ? v.end : all.end};
       });
-      any_[p] = any, all_[p] = all;
+      any_[p] = any, all_[p] = all, fresh_[p] = true;
       seen = {any.begin < seen.begin ? any.begin : seen.begin, any.end > seen.end ? any.end : seen.end};
     }
     for (size_t r = 0; r < panels_ * kPanel; r++) w_.m[r] = -INFINITY, w_.sum[r] = 0;
-    memset(w_.o, 0, sizeof(float) * panels_ * kPanel * w_.ld_o);
     return seen;
   }
 
   HWY_NOINLINE void LoadQueries(size_t p) const {
-    const float scale = float(c_.scale * kLog2E);
     const float* pointers[kPanel];
     float* panel = w_.q + p * kPanel * w_.ld_q;
-    const int dtype = c_.q.view.DType();
     for (size_t i = 0; i < kPanel; i++) pointers[i] = w_.tile.zero;
-    ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
-      const int64_t at = c_.QueryAt(c_.q, s_, head, query);
-      kit::WithFloatType(dtype, static_cast<const char*>(c_.q.view.Data()) + at * (dtype == ATTUNE_F32 ? 4 : 2),
-                         [&](const auto* x) {
-                           if constexpr (sizeof(*x) == sizeof(float)) {
-                             pointers[i] = x;
-                           } else {
-                             float* row = w_.tile.rows + i * w_.ld_q;
-                             kit::Widen(x, c_.D, 1.0f, row);
-                             pointers[i] = row;
-                           }
-                         });
+    WithElement(c_.q.view, 0, [&](const auto* q) {
+      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
+        const auto* x = q + c_.QueryAt(c_.q, s_, head, query);
+        if constexpr (sizeof(*x) == sizeof(float)) {
+          pointers[i] = x;
+        } else {
+          float* row = w_.tile.rows + i * w_.ld_q;
+          kit::Widen(x, c_.D, 1.0f, row);
+          pointers[i] = row;
+        }
+      });
     });
     kit::TransposeToPanel(pointers, c_.D, panel);
-    kit::ScaleRow(panel, kPanel * c_.D, scale);
+    kit::ScaleRow(panel, kPanel * c_.D, float(c_.scale * kLog2E));
   }
 
   bool InPlace(const KeyRows& rows, int64_t j) const {
@@ -176,31 +172,57 @@ class QueryLanes {
       kit::HideFromLanes(s, any_begin, all_begin, from, to);
       kit::HideFromLanes(s, all_end, any_end, from, to);
     }
+    // Outputs of the first tile are stored, not added: what lies there is not read.
     kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel,
-                        size_t(c_.Dv), o);
-    for (size_t e = 0; e < size_t(c_.Dv); e += kLaneTileRows) {
-      const int n = size_t(c_.Dv) - e < kLaneTileRows ? int(size_t(c_.Dv) - e) : kLaneTileRows;
-      Prefetch(next_v, e * keys / c_.Dv, (e + kLaneTileRows) * keys / c_.Dv, next, size_t(c_.Dv), p);
+                        fresh_[p] ? 0 : size_t(c_.Dv), o);
+    // Shares as equal as can be: small ones keep too few sums under way.
+    const int width = int(c_.Dv);
+    for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
+      n = (width - e + left - 1) / left;
+      Prefetch(next_v, e * keys / c_.Dv, (e + n) * keys / c_.Dv, next, size_t(c_.Dv), p);
+      bool fresh = fresh_[p];
       const auto add = [&](auto masked, size_t first, size_t last) {
         if (first >= last) return;
         kit::AddLaneValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
-                                                    o + e * kPanel);
+                                                    o + e * kPanel, fresh);
+        fresh = false;
       };
       add(std::true_type(), any_begin, all_begin);
       add(std::false_type(), all_begin, all_end);
       add(std::true_type(), all_end, any_end);
     }
+    fresh_[p] = false;
   }
 
   // Transposes, normalises and stores the rows of panel p.
   HWY_NOINLINE void Finish(size_t p) {
-    float* rows = w_.tile.v;
-    kit::TransposeFromPanel(w_.o + p * kPanel * w_.ld_o, size_t(c_.Dv), w_.tile.rows, rows, w_.ld_o);
+    const float* o = w_.o + p * kPanel * w_.ld_o;
+    float* block = w_.tile.rows;
+    float factor[kPanel];
+    int64_t at[kPanel];
+    bool empty[kPanel];
+    size_t n = 0;
     ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
       const size_t r = p * kPanel + i;
-      const bool empty = w_.visible[r].end <= w_.visible[r].begin;
-      StoreRow(c_, s_, head, query, rows + i * w_.ld_o, w_.ld_o, empty ? -INFINITY : w_.m[r] * kLn2,
-               empty ? 0 : w_.sum[r]);
+      const bool none = w_.visible[r].end <= w_.visible[r].begin;
+      empty[i] = none || w_.sum[r] == 0;  // a sum of NaN is no empty row
+      factor[i] = FactorOfRow(c_, s_, head, query, none ? -INFINITY : w_.m[r] * kLn2, none ? 0 : w_.sum[r]);
+      at[i] = c_.QueryAt(c_.o, s_, head, query);
+      n = i + 1;
+    });
+    WithElement(c_.o.view, 0, [&](const auto* out) {
+      using T = std::remove_cv_t<std::remove_pointer_t<decltype(out)>>;
+      for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
+        const size_t width = size_t(c_.Dv) - e < kPanel ? size_t(c_.Dv) - e : kPanel;
+        const float* pointers[kPanel];
+        for (size_t i = 0; i < kPanel; i++) pointers[i] = i < width ? o + (e + i) * kPanel : w_.tile.zero;
+        kit::TransposeToPanel(pointers, kPanel, block);
+        for (size_t i = 0; i < n; i++) {
+          float* row = block + i * kPanel;
+          if (empty[i]) memset(row, 0, sizeof(float) * kPanel);
+          kit::Narrow(row, width, factor[i], const_cast<T*>(out) + at[i] + e);
+        }
+      }
     });
   }
 
@@ -210,6 +232,7 @@ class QueryLanes {
   int64_t group_, kv_head_, query_, member_;  // heads of a group; the first row's query and head in the group
   size_t rows_, panels_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
+  bool fresh_[kMaxQueryRows / kPanel];                                   // nothing lies in its outputs yet
 };
 
 #endif  // ATTUNE_ISA

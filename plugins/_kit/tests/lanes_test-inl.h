@@ -8,6 +8,7 @@
 #include <hwy/highway.h>
 #include <math.h>
 
+#include "_kit/lane_dot-inl.h"
 #include "_kit/query_lanes-inl.h"
 #include "_kit/ranged_products-inl.h"
 
@@ -50,6 +51,39 @@ void TestRangedProduct() {
           }
           const double got = c[i * kColumns + e];
           Check(fabs(got - want) < 1e-5, hwy::TargetName(HWY_TARGET), "ranged product", double(shape), got, want);
+        }
+      }
+    }
+  }
+}
+
+// Nothing beyond a row of B is read, nothing beyond the columns written; columns that are equal have the same bits.
+inline void TestLaneDots() {
+  using kit::kLanes, kit::kPanel;
+  constexpr size_t kMost = 67, kLdb = 45, kLds = kMost + 3;
+  for (size_t depth : {1, 3, 17, 40}) {
+    for (size_t columns : {size_t{1}, kPanel - 1, kPanel, kPanel + 3, kMost}) {
+      for (size_t rows : {size_t{1}, kLanes, kLanes + 1, kPanel}) {
+        HWY_ALIGN float panel[40 * kPanel], b[kMost * kLdb], s[kPanel * kLds];
+        for (auto& x : panel) x = Random();
+        for (size_t i = 0; i < kMost * kLdb; i++) b[i] = i % kLdb < depth ? Random() : NAN;
+        memcpy(b + (columns - 1) * kLdb, b, depth * sizeof(float));
+        for (auto& x : s) x = -7;
+        kit::RowsAhead ahead(b, kLdb * sizeof(float), depth * sizeof(float), columns);
+        kit::LaneDots(int(rows), columns, depth, panel, b, kLdb, s, kLds, &ahead);
+        for (size_t i = 0; i < kPanel; i++) {
+          for (size_t j = 0; j < kLds; j++) {
+            double want = i < rows && j < columns ? 0 : -7;
+            for (size_t k = 0; k < depth && i < rows && j < columns; k++) {
+              want += double(panel[k * kPanel + i]) * b[j * kLdb + k];
+            }
+            const double got = s[i * kLds + j];
+            Check(fabs(got - want) < 1e-5, hwy::TargetName(HWY_TARGET), "lane dots", double(columns), got, want);
+          }
+          if (i < rows) {
+            const double first = s[i * kLds], last = s[i * kLds + columns - 1];
+            Check(first == last, hwy::TargetName(HWY_TARGET), "equal lane dots", double(columns), last, first);
+          }
         }
       }
     }
@@ -118,6 +152,7 @@ inline void TestRanges() {
   TestRangedProduct<false>();
   TestRangedProduct<true>();
   TestLanes();
+  TestLaneDots();
 }
 
 #endif  // ATTUNE_ISA

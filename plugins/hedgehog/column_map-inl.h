@@ -84,7 +84,8 @@ class ColumnMap {
     for (size_t f = 0; f < size_t(p_.F); f++) {
       Two x = Load(half.Row(f));
       x = {hn::Mul(x.a, factor.a), hn::Mul(x.b, factor.b)};
-      x = {hn::IfThenElse(hn::Lt(x.a, least), least, x.a), hn::IfThenElse(hn::Lt(x.b, least), least, x.b)};  // keeps a NaN
+      // Not a maximum, which could lose a NaN.
+      x = {hn::IfThenElse(hn::Lt(x.a, least), least, x.a), hn::IfThenElse(hn::Lt(x.b, least), least, x.b)};
       Store(x, half.Row(f));
     }
   }

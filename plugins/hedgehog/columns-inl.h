@@ -59,8 +59,8 @@ class Columns {
     const hn::CappedTag<float, 4> d4;
     const size_t E = size_t(p_.E()), Dv = size_t(p_.Dv);
     const auto add = [&](auto start) HWY_ATTR {
-      kit::ChunkProduct<decltype(start)::value, Terms::kAll, Order::kRows>(E, Dv, keys_, phi_k_.p, phi_k_.ld, v_.p, v_.ld,
-                                                                           0, state.s.p, state.s.ld, &ahead);
+      kit::ChunkProduct<decltype(start)::value, Terms::kAll, Order::kRows>(
+          E, Dv, keys_, phi_k_.p, phi_k_.ld, v_.p, v_.ld, 0, state.s.p, state.s.ld, &ahead);
     };
     if (state.any) {
       add(std::integral_constant<Start, Start::kKeep>());
@@ -91,8 +91,8 @@ class Columns {
       o_.Clear(count);
     }
     const auto add = [&](auto start) HWY_ATTR {
-      kit::ChunkProduct<decltype(start)::value, Terms::kLower, Order::kColumns>(count, Dv, 0, a_.p, a_.ld, v_.p, v_.ld, 0,
-                                                                                o_.p, o_.ld, &ahead);
+      kit::ChunkProduct<decltype(start)::value, Terms::kLower, Order::kColumns>(
+          count, Dv, 0, a_.p, a_.ld, v_.p, v_.ld, 0, o_.p, o_.ld, &ahead);
     };
     if (causal && state.any) add(std::integral_constant<Start, Start::kKeep>());
     if (causal && !state.any) add(std::integral_constant<Start, Start::kZero>());

@@ -105,12 +105,13 @@ class Worker {
 // One call in segments of tokens. They and the order of all sums depend on the problem and the knobs alone.
 //
 // Not causal: the sums over the keys of each segment, their sum, then the rows of each segment.
-// Causal: a segment needs the state of all earlier ones, for which their keys are mapped a first time. The first segment
-// is done at once meanwhile, and is half as long, because adding keys takes about half as long as all there is to do.
+// Causal: a segment needs the state of all earlier ones, for which their keys are mapped a first time. Meanwhile half a
+// segment at the beginning is done at once: adding keys takes about half as long as all there is to do.
 class Split {
  public:
   Split(const attune_exec& x, const Problem& p)
-      : x_(x), p_(p), segments_(x.knobs[kSegments]), keys_(Length(p.Nk)), queries_(Length(p.Nq)), slot_(State::Floats(p)) {
+      : x_(x), p_(p), segments_(x.knobs[kSegments]), keys_(Length(p.Nk)), queries_(Length(p.Nq)),
+        slot_(State::Floats(p)) {
     slots_ = static_cast<float*>(x.workspace);
     workers_ = slots_ + size_t(p.B * p.Hst * segments_) * slot_;
     worker_ = (x.workspace_bytes / 4 - size_t(workers_ - slots_)) / x.n_workers / 16 * 16;

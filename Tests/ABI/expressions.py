@@ -1,4 +1,4 @@
-"""Writes random expressions with their values by model.py: the host must agree with every row.
+"""Writes random expressions with their values by the model: the host must agree with every row.
 
     python3 Tests/ABI/expressions.py > Tests/AttuneCoreTests/Expressions.json
 

@@ -1,4 +1,4 @@
-"""Writes symbols, shapes and types of every preset by model.py: the host must find the same ones.
+"""Writes symbols, shapes and types of every preset by the model: the host must find the same ones.
 
     python3 Tests/ABI/presets.py DESCRIPTORS > Tests/AttuneCoreTests/Presets.json
 """

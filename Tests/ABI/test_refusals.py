@@ -1,4 +1,4 @@
-"""Calls that must be refused, through the library: the host decides as model.py does.
+"""Calls that must be refused, through the library: the host decides as the model does.
 
 Each row of negative.py takes the call of a golden case and spoils it in one way. Rows of operators that are not in the
 tree wait for their folder.
@@ -17,7 +17,9 @@ from negative import NEGATIVE
 ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTORS = ROOT / "Tests/AttuneCoreTests/Descriptors"
 # numpy has no bf16; another 16-bit float is as wrong where a type must match.
-NUMPY = dict(f32="f4", bf16="f2", f16="f2", f64="f8", i32="i4", i64="i8", u8="u1", bool="?", i8="i1")
+NUMPY = dict(
+    f32="f4", bf16="f2", f16="f2", f64="f8", i32="i4", i64="i8", u8="u1", bool="?", i8="i1"
+)
 
 
 def known():
@@ -36,29 +38,6 @@ def context():
 @pytest.fixture(scope="module")
 def descriptors():
     return model.load(DESCRIPTORS)
-
-
-def spoil(change, entry, tensors, params):
-    """The call with one row's change applied."""
-    tensors, params = dict(tensors), dict(params)
-    for key, value in change.items():
-        kind, _, name = key.partition(" ")
-        if kind == "drop":
-            for dropped in value.split():
-                tensors.pop(dropped)
-        elif kind == "shape":
-            tensors[name] = (value, tensors[name][1] if name in tensors else None)
-        elif kind == "type":
-            tensors[name] = (tensors[name][0], value)
-        elif kind == "add":
-            tensors[name] = tuple(value)
-        elif kind == "set":
-            params[name] = value
-        elif kind == "unset":
-            params.pop(name, None)
-        elif kind == "entry":
-            entry = value
-    return entry, tensors, params
 
 
 def plan(context, op, entry, tensors, params):
@@ -83,7 +62,7 @@ def test_refused(context, descriptors, case, op, name, entry, change, code):
     outputs = {n for n, t in descriptors[op]["_entries"][entry]["_tensors"].items() if t["_out"]}
     tensors = {n: (None if n in outputs else s, d) for n, (s, d) in tensors.items()}
     plan(context, op, entry, tensors, params).close()  # unspoiled, it is accepted
-    entry, tensors, params = spoil(change, entry, tensors, params)
+    entry, tensors, params = model.spoil(change, entry, tensors, params)
     with pytest.raises(attune.Error) as refusal:
         plan(context, op, entry, tensors, params).close()
     assert refusal.value.code == code, refusal.value

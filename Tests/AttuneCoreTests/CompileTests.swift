@@ -47,7 +47,7 @@ import Testing
   }
 
   static let broken: [Broken] = [
-    // The list of model.py.
+    // The list of Tests/ABI/test_model.py.
     Broken(testDescription: "unknown symbol in a shape", sentence: "softmax.forward: tensor q: unknown word Z") {
       $0.entries[0].tensors[0].shape = "B,Hq,Nq,Z"
     },

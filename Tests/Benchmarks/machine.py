@@ -11,8 +11,11 @@ def attune_cli(*arguments):
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
-def limits(op):
-    """What one thread of this machine can do, as `attune bench` measures it."""
-    shape = "B=1,Hq=1,Hkv=1,Nq=64,Nk=64,D=64,Dv=64"
-    found = attune_cli("bench", op, "--threads", 1, "--shape", shape)
+def limits(op, params=""):
+    """What one thread of this machine can do, as `attune bench` measures it beside any problem of
+    the operator; params: what it must be given, "a=1;b=2"."""
+    given = ["--shape", "B=1,Hq=8,Hkv=8,Nq=64,Nk=64,D=64,Dv=64"]
+    for param in filter(None, params.split(";")):
+        given += ["--param", param]
+    found = attune_cli("bench", op, "--threads", 1, *given)
     return {name: found[name] for name in ("cpu", "peak_gflops", "read_bytes_per_s")}

@@ -5,12 +5,14 @@ run, and how it compares with the form that its authors publish for PyTorch.
 A plugin lists what is measured in its folder, in scaling.json, as rows of
 
   name       what the row is called
-  entry      "forward" unless given. "step": one new token behind `tokens` earlier ones, in place
+  entry      "forward" unless given; "backward". "step": one new token behind `tokens` earlier ones,
+             in place
   params     as in a preset: "causal=true"
   tensors    optional tensors that take part, as in a preset
   sizes      {symbol: size} of everything but the tokens
   tokens     numbers of tokens
-  dense      {"op", "params", "tokens"}: dense attention of the same sizes, timed in turns
+  dense      {"op", "params", "tensors", "tokens"}: what the row is compared with, dense attention or
+             all of the same operator, of the same sizes, timed in turns
   published  numbers of tokens at which the forms in published/NAME.py are timed; needs PyTorch
 
 Run it by `make bench BENCH=--scaling`, or with the Python of build/bench-venv.
@@ -82,9 +84,10 @@ def sizes_of(row, tokens):
     return row["sizes"] | {"Nq": tokens, "Nk": tokens}
 
 
-def forward(context, op, row, tokens):
+def whole(context, op, row, tokens):
+    """The row's entry on all tokens at once."""
     return calls.Call(
-        context, op, "forward", row["params"], sizes_of(row, tokens), row["tensors"]
+        context, op, row["entry"], row["params"], sizes_of(row, tokens), row["tensors"]
     )
 
 
@@ -107,18 +110,19 @@ def step(context, op, row, tokens):
 
 
 def dense(context, row, tokens):
-    """Dense attention of the row's sizes; of one query when the row is a step."""
-    wanted = row["dense"]
+    """Dense attention of the row's sizes, or its gradients; of one query when the row is a step."""
+    wanted = {"params": "", "tensors": ""} | row["dense"]
+    entry = "backward" if row["entry"] == "backward" else "forward"
     queries = 1 if row["entry"] == "step" else tokens
     sizes = row["sizes"] | {"Nq": queries, "Nk": tokens}
-    return calls.Call(context, wanted["op"], "forward", wanted.get("params", ""), sizes)
+    return calls.Call(context, wanted["op"], entry, wanted["params"], sizes, wanted["tensors"])
 
 
 def grow(context, op, row, peak, seconds, is_busy):
     """One result per number of tokens."""
     compared = row["dense"]["tokens"] if "dense" in row else []
     for tokens in sorted({*row["tokens"], *compared}):
-        mine = (step if row["entry"] == "step" else forward)(context, op, row, tokens)
+        mine = (step if row["entry"] == "step" else whole)(context, op, row, tokens)
         other = dense(context, row, tokens) if tokens in compared else None
         bodies = [mine] + ([other] if other else [])
         clocks = [cpu_clock(body.info["workers"]) for body in bodies] if is_busy else None
@@ -153,7 +157,7 @@ def published(context, op, row, threads, seconds, is_busy):
     forms = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(forms)
     for tokens in row["published"]:
-        mine = forward(context, op, row, tokens)
+        mine = whole(context, op, row, tokens)
         mine()
         given = {n: torch.from_numpy(x) for n, x in mine.inputs.items()}
         bodies, names = [mine], []
@@ -273,7 +277,7 @@ def main():
         rows = [row for row in read(op) if options.only in row["name"]]
         if not rows:
             continue
-        limit = machine.limits(op)
+        limit = machine.limits(op, rows[0]["params"])
         print(f"\n{op}: {limit['cpu']['name']}, {options.threads} threads,", end=" ")
         print(f"{limit['peak_gflops']:.0f} GFLOP/s peak of each")
         found = document[op] = {"limits": limit}

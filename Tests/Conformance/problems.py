@@ -1,4 +1,4 @@
-"""Random problems of an entry, drawn from its descriptor alone; Tests/ABI/model.py judges them."""
+"""Random problems of an entry, drawn from its descriptor alone; Tests/ABI/model judges them."""
 
 import copy
 import pathlib

@@ -88,6 +88,13 @@ constexpr attune_kernel Kernel(const char* name, uint32_t flags, attune_kernel_f
   return k;
 }
 
+// The reference: `tasks` and `workspace` may be nullptr; `efficiency` is its share of peak.
+constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const char* workspace, double efficiency) {
+  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
+  k.tasks = tasks, k.workspace = workspace, k.efficiency = efficiency;
+  return k;
+}
+
 constexpr attune_entry Entry(uint32_t kind, const char* name, const char* symbols, const char* let, const char* buckets,
                              const char* flops, attune_span tensors, attune_span rules, attune_span kernels,
                              attune_status (*check)(const attune_exec*), const char* doc) {
@@ -105,6 +112,12 @@ constexpr attune_entry Entry(uint32_t kind, const char* name, const char* symbol
           kernels,
           check,
           doc};
+}
+
+// An entry that gives the gradients of another one.
+constexpr attune_entry Of(const char* entry, attune_entry gradients) {
+  gradients.of = entry;
+  return gradients;
 }
 
 constexpr attune_op Op(const char* id, attune_semver version, const char* title, const char* doc, const char* reference,

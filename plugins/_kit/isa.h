@@ -45,5 +45,34 @@ constexpr attune_kernel OnIsa(Isa isa, const char* name, attune_kernel_fn run, a
   return kernel;
 }
 
+// The rows of a kernel for one instruction set: its name gets the set's, its share of peak is given per set.
+constexpr attune_kernel OnIsa(Isa isa, const char* name, attune_kernel_fn run, attune_kernel kernel,
+                              double efficiency) {
+  kernel.efficiency = efficiency;
+  return OnIsa(isa, name, run, kernel);
+}
+
+// The vector kernels of a table, for every instruction set of the architecture, widest first. KERNELS is a macro of one
+// argument that calls it once per kernel with: name (the set's is added), function, row, and its share of peak on
+// AVX-512, AVX2, SSE4 and NEON:
+//   #define FORWARD_KERNELS(ON) \
+//     ON("tiled", TiledForward, Tiled(), 0.6, 0.3, 0.08, 0.6)
+//   const attune_kernel kForwardKernels[] = {ATTUNE_ON_EVERY_ISA(FORWARD_KERNELS) Reference(...)};
+#if defined(__x86_64__)
+#define ATTUNE_ON_EVERY_ISA(KERNELS) KERNELS(ATTUNE_ON_AVX512) KERNELS(ATTUNE_ON_AVX2) KERNELS(ATTUNE_ON_SSE4)
+#elif defined(__aarch64__)
+#define ATTUNE_ON_EVERY_ISA(KERNELS) KERNELS(ATTUNE_ON_NEON)
+#else
+#define ATTUNE_ON_EVERY_ISA(KERNELS)
+#endif
+#define ATTUNE_ON_AVX512(name, function, row, avx512, avx2, sse4, neon) \
+  attune_kit::OnIsa(attune_kit::kAvx512, name "_avx512", N_AVX3::function, row, avx512),
+#define ATTUNE_ON_AVX2(name, function, row, avx512, avx2, sse4, neon) \
+  attune_kit::OnIsa(attune_kit::kAvx2, name "_avx2", N_AVX2::function, row, avx2),
+#define ATTUNE_ON_SSE4(name, function, row, avx512, avx2, sse4, neon) \
+  attune_kit::OnIsa(attune_kit::kSse4, name "_sse4", N_SSE4::function, row, sse4),
+#define ATTUNE_ON_NEON(name, function, row, avx512, avx2, sse4, neon) \
+  attune_kit::OnIsa(attune_kit::kNeon, name "_neon", N_NEON::function, row, neon),
+
 }  // namespace attune_kit
 #endif  // ATTUNE_KIT_ISA_H_

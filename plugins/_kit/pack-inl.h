@@ -71,8 +71,9 @@ HWY_INLINE hn::Vec<D> LoadBlocks(D d, const float* const* rows, size_t column) {
   }
 }
 
-// panel[c * kPanel + r] = rows[r][c] for r < kPanel, c < columns: kPanel rows become a panel of `columns` rows.
-HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float* HWY_RESTRICT panel) {
+// panel[c * ld + r] = rows[r][c] for r < kPanel, c < columns: kPanel rows become a panel of `columns` rows.
+HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float* HWY_RESTRICT panel,
+                                 size_t ld = kPanel) {
   // Eight rows at a time even where vectors hold sixteen: wider ones cost more shuffles than they save stores.
   const hn::CappedTag<float, 8> d;
   const hn::RebindToUnsigned<decltype(d)> du;
@@ -90,16 +91,16 @@ HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float
                    b1 = hn::BitCast(dw, hn::InterleaveLower(d, a2, a3));
         const auto b2 = hn::BitCast(dw, hn::InterleaveUpper(d, a0, a1)),
                    b3 = hn::BitCast(dw, hn::InterleaveUpper(d, a2, a3));
-        float* to = panel + i * kPanel + r;
+        float* to = panel + i * ld + r;
         hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, b0, b1)), d, to);
-        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, b0, b1)), d, to + kPanel);
-        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, b2, b3)), d, to + 2 * kPanel);
-        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, b2, b3)), d, to + 3 * kPanel);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, b0, b1)), d, to + ld);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, b2, b3)), d, to + 2 * ld);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, b2, b3)), d, to + 3 * ld);
       }
     }
   }
   for (c = columns / 4 * 4; c < columns; c++) {
-    for (size_t r = 0; r < kPanel; r++) panel[c * kPanel + r] = rows[r][c];
+    for (size_t r = 0; r < kPanel; r++) panel[c * ld + r] = rows[r][c];
   }
 }
 

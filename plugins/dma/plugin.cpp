@@ -10,13 +10,6 @@ namespace {
 
 using namespace tables;
 
-constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
-  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
-  k.workspace = workspace;
-  k.efficiency = 0.003;
-  return k;
-}
-
 constexpr int64_t kTileRowValues[] = {32, 64, 128, 256}, kBlockKeyValues[] = {64, 128, 256};
 constexpr attune_knob kTiledKnobs[] = {
     Knob("rows", kTileRowValues, 3, "query rows (positions times heads of a group) per tile"),
@@ -26,20 +19,18 @@ constexpr attune_knob kTiledKnobs[] = {
 #define ATTUNE_DMA_FORWARD_WORKSPACE(N) \
   "4*(B*Hkv*7*(" N ")+Hkv*(Hkv*Dv+32)+512+" \
   "$workers*((k.rows+Hq/Hkv+64)*(D+Dv+96)+(k.keys+32)*(D+Dv+230)+3*(" N ")+Hkv*Dv+1024))"
-constexpr attune_kernel Tiled(const char* workspace, double efficiency) {
+constexpr attune_kernel Tiled(const char* workspace) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "tiles of positions with all heads of a group, over the keys that they keep");
   k.knobs = Span(kTiledKnobs);
   k.knob_when = "k.rows<=32||k.rows<2*Hq/Hkv*Nq";
   k.workspace = workspace;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Rows(const char* when, const char* workspace, double efficiency) {
+constexpr attune_kernel Rows(const char* when, const char* workspace) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr, "keys and values read in place");
   k.when = when;
   k.workspace = workspace;
-  k.efficiency = efficiency;
   return k;
 }
 #define ATTUNE_DMA_ROWS_WORKSPACE(N) \
@@ -52,33 +43,19 @@ constexpr char kStepRowsWorkspace[] = ATTUNE_DMA_ROWS_WORKSPACE("S+Nk");
 constexpr char kForwardWorkspace[] = ATTUNE_DMA_FORWARD_WORKSPACE("Nk");
 constexpr char kStepWorkspace[] = ATTUNE_DMA_FORWARD_WORKSPACE("S+Nk");
 
+#define ATTUNE_DMA_FORWARD_KERNELS(ON)                                                     \
+  ON("rows", RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace), 0.3, 0.2, 0.08, 0.3) \
+  ON("tiled", TiledForward, Tiled(kForwardWorkspace), 0.6, 0.3, 0.08, 0.6)
 const attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.3)),
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledForward, Tiled(kForwardWorkspace, 0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.2)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledForward, Tiled(kForwardWorkspace, 0.3)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.08)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledForward, Tiled(kForwardWorkspace, 0.08)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kFewPlainRows, kForwardRowsWorkspace, 0.3)),
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledForward, Tiled(kForwardWorkspace, 0.6)),
-#endif
-    Reference(ReferenceForward, "8*(5*Nk+Dv)"),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_DMA_FORWARD_KERNELS)
+    Reference(ReferenceForward, nullptr, "8*(5*Nk+Dv)", 0.003),
 };
+#define ATTUNE_DMA_STEP_KERNELS(ON)                                             \
+  ON("rows", RowsStep, Rows(kFewRows, kStepRowsWorkspace), 0.3, 0.2, 0.08, 0.3) \
+  ON("tiled", TiledStep, Tiled(kStepWorkspace), 0.6, 0.3, 0.08, 0.6)
 const attune_kernel kStepKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.3)),
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledStep, Tiled(kStepWorkspace, 0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.2)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledStep, Tiled(kStepWorkspace, 0.3)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.08)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledStep, Tiled(kStepWorkspace, 0.08)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kFewRows, kStepRowsWorkspace, 0.3)),
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledStep, Tiled(kStepWorkspace, 0.6)),
-#endif
-    Reference(ReferenceStep, "8*(5*(S+Nk)+Dv)"),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_DMA_STEP_KERNELS)
+    Reference(ReferenceStep, nullptr, "8*(5*(S+Nk)+Dv)", 0.003),
 };
 constexpr int64_t kBackwardRowValues[] = {32, 64, 128}, kSliceValues[] = {1, 2, 4};
 constexpr attune_knob kBackwardKnobs[] = {
@@ -90,26 +67,22 @@ constexpr char kBackwardWorkspace[] =
     "4*(B*Hkv*Nk*(9+k.slices*(D+Dv+66))+Hkv*(Hkv*Dv+32)+512+$workers*((k.rows+Hq/Hkv+64)*(3*(D+Dv)+300+"
     "has(dbias)*(Nk+32))+5*Nk+(Nk+1-(p.mask_mode!=given&&p.mask_mode!=none)*max(0,Nk-min(Nk,p.top_w)-k.rows))*"
     "(2*(D+Dv)+340)+Hkv*Dv))";
-constexpr attune_kernel Backward(double efficiency) {
+constexpr attune_kernel Backward() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "tiles of positions over the keys that they keep, scores made again");
   k.knobs = Span(kBackwardKnobs);
   k.knob_when = "k.slices==1||k.rows*k.slices<=Hq/Hkv*Nq";
   k.workspace = kBackwardWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
+#define ATTUNE_DMA_BACKWARD_KERNELS(ON)                        \
+  ON("tiled", TiledBackward, Backward(), 0.5, 0.25, 0.07, 0.5)
 const attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.5)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.25)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.07)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.5)),
-#endif
-    Reference(ReferenceBackward,
+    ATTUNE_ON_EVERY_ISA(ATTUNE_DMA_BACKWARD_KERNELS)
+    Reference(ReferenceBackward, nullptr,
               "8*(7*Nk+Dv+D+Nk*D+B*Hkv*Nk*Dv+Hkv*(Hkv*Dv+2)+has(bias)*max(0,dim(bias,0)*dim(bias,1)*dim(bias,2)*"
-              "dim(bias,3)))"),
+              "dim(bias,3)))",
+              0.003),
 };
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv";
@@ -121,18 +94,12 @@ constexpr char kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
 constexpr char kForwardFlops[] = "B*Hq*Nq*(D+Dv)*" ATTUNE_DMA_AVERAGE "+2*" ATTUNE_DMA_BIASES;
 constexpr char kBackwardFlops[] = "5*(B*Hq*Nq*(D+Dv)*" ATTUNE_DMA_AVERAGE "/2)+4*" ATTUNE_DMA_BIASES;
 
-constexpr attune_entry BackwardEntry(attune_span kernels) {
-  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, kBackwardFlops,
-                         Span(kBackwardTensors), Span(kForwardRules), kernels, nullptr,
-                         "gradients of forward with the kept sets held constant; only those that are asked for");
-  e.of = "forward";
-  return e;
-}
-
 const attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, "", kBuckets, kForwardFlops, Span(kForwardTensors),
           Span(kForwardRules), Span(kForwardKernels), nullptr, "softmax attention over the kept keys"),
-    BackwardEntry(Span(kBackwardKernels)),
+    Of("forward", Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets, kBackwardFlops, Span(kBackwardTensors),
+                        Span(kForwardRules), Span(kBackwardKernels), nullptr,
+                        "gradients of forward with the kept sets held constant; only those that are asked for")),
     Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,S,So", "S=?0; So=min(S+Nk,p.top_w)",
           "B:pow2; Nq:half2; Nk:half2; S:half2; So:half2", "2*B*Hq*Nq*(S+Nk)*(D+Dv)+2*B*Nk*Hkv*Hkv*Dv",
           Span(kStepTensors), Span(kStepRules), Span(kStepKernels), nullptr,

@@ -19,6 +19,9 @@ struct State {
   float* z;
   bool any;  // false: both are 0 and not filled
 
+  static size_t Floats(const Problem& p) {
+    return size_t(p.E()) * attune_kit::ChunkStride(size_t(p.Dv)) + attune_kit::ChunkStride(size_t(p.E()));
+  }
   State(const Problem& p, hedgehog::Floats& memory)
       : s(memory.Rows(p.E(), p.Dv)), z(memory.Take(attune_kit::ChunkStride(p.E()))), any(false) {}
 

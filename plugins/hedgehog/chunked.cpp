@@ -58,7 +58,7 @@ class Forward {
         Rows(b, first + g, i, end, next, query_map(g));
       }
     }
-    if (!p_.kv_state_out && !p_.k_state_out) return true;
+    if (!p_.WantsStates()) return true;
     for (; next < grid_.Count() && grid_.Begin(next) < p_.pushed; next++) Absorb(next, p_.pushed);
     state_.Store(p_, b, s);
     return true;

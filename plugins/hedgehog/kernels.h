@@ -5,10 +5,14 @@
 
 namespace hedgehog {
 
-enum ChunkKnob { kChunk };  // queries of a chunk and keys of a tile
+enum ChunkKnob { kChunk, kSegments };  // queries of a chunk and keys of a tile; pieces of a sequence
 
 #define ATTUNE_HEDGEHOG_KERNELS(isa)                        \
   namespace isa {                                           \
+  attune_status ColumnsForward(const attune_exec*);         \
+  attune_status ColumnsStep(const attune_exec*);            \
+  attune_status SplitForward(const attune_exec*);           \
+  attune_status SplitStep(const attune_exec*);              \
   attune_status ChunkedForward(const attune_exec*);         \
   attune_status ChunkedStep(const attune_exec*);            \
   attune_status ChunkedBackward(const attune_exec*);        \
@@ -26,6 +30,15 @@ ATTUNE_HEDGEHOG_KERNELS(N_NEON)
   "k.chunk*(6*(D+48)+5*(2*F+48)+2*(F+48)+6*(Dv+48)+k.chunk+96)+2*F*(Dv+52)+64*(F+D+Dv+32)"
 constexpr char kChunkedWorkspace[] =
     "4*$workers*(" ATTUNE_HEDGEHOG_CHUNK "+(1+Hq/Hkv)*(D+1)*(F+48))";
+// A state, tokens in columns, a panel of rows, maps.
+#define ATTUNE_HEDGEHOG_STATE "(2*F*(Dv+49)+48)"
+#define ATTUNE_HEDGEHOG_COLUMNS \
+  "k.chunk*(k.chunk+D+4*F+2*Dv+100)+33*(D+48)+(1+Hq/Hst)*((D+1)*F+16)+256"
+constexpr char kColumnsWorkspace[] = "4*$workers*(" ATTUNE_HEDGEHOG_STATE "+" ATTUNE_HEDGEHOG_COLUMNS ")";
+constexpr char kSplitWorkspace[] =
+    "4*(B*Hst*k.segments*" ATTUNE_HEDGEHOG_STATE "+$workers*(" ATTUNE_HEDGEHOG_COLUMNS "))";
+#undef ATTUNE_HEDGEHOG_STATE
+#undef ATTUNE_HEDGEHOG_COLUMNS
 // Less than 15 rows of each kind per token of a chunk; a map, its transpose and a state per head.
 constexpr char kBackwardWorkspace[] =
     "4*(" ATTUNE_HEDGEHOG_SUMS "+$workers*(k.chunk*(15*(2*F+D+Dv+144)+2*k.chunk+200)"

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "_kit/chunk_memory.h"
+#include "_kit/parallel.h"
 #include "hedgehog/problem.h"
 
 namespace hedgehog {
@@ -112,9 +113,7 @@ class SingleKeys {
   int64_t second_ = 0;  // the second real key
 };
 
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
+using attune_kit::Cancelled;
 
 }  // namespace hedgehog
 #endif  // ATTUNE_HEDGEHOG_MATRIX_H_

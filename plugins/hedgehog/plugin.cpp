@@ -22,6 +22,30 @@ constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const
 constexpr int64_t kChunkValues[] = {32, 64, 128};
 constexpr attune_knob kChunkKnobs[] = {Knob("chunk", kChunkValues, 1, "queries of a chunk, keys of a tile")};
 
+constexpr int64_t kSegmentValues[] = {2, 4, 8, 16, 32};
+constexpr attune_knob kColumnsKnobs[] = {Knob("chunk", kChunkValues, 0, "tokens of a chunk")};
+constexpr attune_knob kSplitKnobs[] = {kColumnsKnobs[0], Knob("segments", kSegmentValues, 2, "pieces of a sequence")};
+
+constexpr attune_kernel Columns(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "chunks with the tokens in columns, a state between chunks");
+  k.knobs = Span(kColumnsKnobs);
+  k.when = "p.window_mode==none&&Nk>=16";
+  k.tasks = "B*Hst";
+  k.workspace = kColumnsWorkspace;
+  k.efficiency = efficiency;
+  return k;
+}
+constexpr attune_kernel Split(double efficiency) {
+  attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
+                           "each sequence in segments: their sums, the states between them, their outputs");
+  k.knobs = Span(kSplitKnobs);
+  k.when = "p.window_mode==none&&Nk>=64";
+  k.knob_when = "k.chunk*k.segments<=4*Nk";
+  k.workspace = kSplitWorkspace;
+  k.flops = kSplitFlops;
+  k.efficiency = efficiency;
+  return k;
+}
 constexpr attune_kernel Chunked(const char* tasks, double efficiency) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "chunks of queries against a running state, register tiles");
   k.knobs = Span(kChunkKnobs);
@@ -48,23 +72,39 @@ constexpr attune_kernel Tiles(const char* workspace, double efficiency) {
 
 constexpr attune_kernel kForwardKernels[] = {
 #if defined(__x86_64__)
+    OnIsa(kAvx512, "columns_avx512", N_AVX3::ColumnsForward, Columns(0.75)),
+    OnIsa(kAvx512, "split_avx512", N_AVX3::SplitForward, Split(0.75)),
     OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked("B*Hst", 0.6)),
+    OnIsa(kAvx2, "columns_avx2", N_AVX2::ColumnsForward, Columns(0.38)),
+    OnIsa(kAvx2, "split_avx2", N_AVX2::SplitForward, Split(0.38)),
     OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked("B*Hst", 0.3)),
+    OnIsa(kSse4, "columns_sse4", N_SSE4::ColumnsForward, Columns(0.12)),
+    OnIsa(kSse4, "split_sse4", N_SSE4::SplitForward, Split(0.12)),
     OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked("B*Hst", 0.1)),
 #elif defined(__aarch64__)
+    OnIsa(kNeon, "columns_neon", N_NEON::ColumnsForward, Columns(0.75)),
+    OnIsa(kNeon, "split_neon", N_NEON::SplitForward, Split(0.75)),
     OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked("B*Hst", 0.6)),
 #endif
     Reference(ReferenceForward, "B*Hkv", kReferenceForwardWorkspace),
 };
 constexpr attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
+    OnIsa(kAvx512, "columns_avx512", N_AVX3::ColumnsStep, Columns(0.75)),
+    OnIsa(kAvx512, "split_avx512", N_AVX3::SplitStep, Split(0.75)),
     OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked("B*Hkv", 0.6)),
+    OnIsa(kAvx2, "columns_avx2", N_AVX2::ColumnsStep, Columns(0.38)),
+    OnIsa(kAvx2, "split_avx2", N_AVX2::SplitStep, Split(0.38)),
     OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked("B*Hkv", 0.3)),
+    OnIsa(kSse4, "columns_sse4", N_SSE4::ColumnsStep, Columns(0.12)),
+    OnIsa(kSse4, "split_sse4", N_SSE4::SplitStep, Split(0.12)),
     OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked("B*Hkv", 0.1)),
 #elif defined(__aarch64__)
+    OnIsa(kNeon, "columns_neon", N_NEON::ColumnsStep, Columns(0.75)),
+    OnIsa(kNeon, "split_neon", N_NEON::SplitStep, Split(0.75)),
     OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked("B*Hkv", 0.6)),
 #endif
-    Reference(ReferenceStep, "B*Hkv", kReferenceStepWorkspace),
+    Reference(ReferenceStep, "B*Hkv", kReferenceForwardWorkspace),
 };
 constexpr attune_kernel kBackwardKernels[] = {
 #if defined(__x86_64__)
@@ -96,11 +136,6 @@ constexpr attune_kernel kDistillBackwardKernels[] = {
 #endif
     Reference(ReferenceDistillBackward, nullptr, kReferenceDistillBackwardWorkspace),
 };
-
-constexpr attune_entry Of(const char* entry, attune_entry e) {
-  e.of = entry;
-  return e;
-}
 
 constexpr attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, kLet, kBuckets, kFlops, Span(kForwardTensors), Span(kForwardRules),

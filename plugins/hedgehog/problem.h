@@ -60,6 +60,7 @@ struct Problem {
 
   int64_t Group() const { return Hq / Hkv; }
   int64_t E() const { return 2 * F; }  // features
+  bool WantsStates() const { return kv_state_out || k_state_out; }
 
   // The queries are the last Nq of Nk positions.
   int64_t Position(int64_t i) const { return i + Nk - Nq; }

@@ -1,7 +1,5 @@
 #include "hedgehog/reference.h"
 
-#include <string.h>
-
 #include "hedgehog/problem.h"
 #include "hedgehog/reference_map.h"
 #include "hedgehog/reference_row.h"
@@ -9,56 +7,84 @@
 namespace hedgehog {
 namespace {
 
-// The rows of one query head.
-void Attend(const Problem& p, int64_t b, int64_t h, Doubles memory) {
-  const int64_t E = p.E();
-  double *phi_k = memory.Take(p.Nk * E), *phi_q = memory.Take(E), *z = memory.Take(p.F), *o = memory.Take(p.Dv);
-  ReferenceRow row = {memory.Take(p.Nk), memory.Take(p.Nk), memory.TakeFlags(p.Nk)};
-  const ReferenceMap keys = ReferenceMap::OfKeys(p), queries = ReferenceMap::OfQueries(p);
-  for (int64_t j = 0; j < p.Nk; j++) {
-    if (p.Real(b, j)) keys.Features(b, h, j, z, phi_k + j * E);
-  }
-  for (int64_t i = 0; i < p.Nq; i++) {
-    queries.Features(b, h, i, z, phi_q);
-    row.Fill(p, b, h, i, phi_q, phi_k);
-    row.Output(p, b, h, i, phi_q, o);
-    for (int64_t c = 0; c < p.Dv; c++) p.o.Put(o[c], b, h, i, c);
-  }
-}
+// Sums over the keys that every later row meets through the features, so that memory does not grow with their number.
+struct ReferenceSums {
+  double *s, *z;     // of features x values, [2F, Dv], and of features, [2F]
+  int64_t next = 0;  // the first key that is not in them
 
-// State of head s: the old one plus the keys [0, pushed), features of query head h.
-void Push(const Problem& p, int64_t b, int64_t s, int64_t h, Doubles memory) {
-  const int64_t E = p.E();
-  double *phi = memory.Take(p.Nk * E), *z = memory.Take(p.F);
-  const ReferenceMap keys = ReferenceMap::OfKeys(p);
-  for (int64_t j = 0; j < p.pushed; j++) {
-    if (p.Real(b, j)) keys.Features(b, h, j, z, phi + j * E);
-  }
-  for (int64_t e = 0; e < E; e++) {
-    if (p.k_state_out) {
-      double sum = p.k_state ? p.k_state.Get(b, s, e) : 0;
-      for (int64_t j = 0; j < p.pushed; j++) sum += p.Real(b, j) ? phi[j * E + e] : 0;
-      p.k_state_out.Put(sum, b, s, e);
+  static int64_t Doubles(const Problem& p) { return p.E() * (p.Dv + 1); }
+  explicit ReferenceSums(double* at, const Problem& p) : s(at), z(at + p.E() * p.Dv) {}
+
+  void Load(const Problem& p, int64_t b, int64_t state) {
+    next = 0;
+    for (int64_t e = 0; e < p.E(); e++) {
+      z[e] = p.k_state ? p.k_state.Get(b, state, e) : 0;
+      for (int64_t c = 0; c < p.Dv; c++) s[e * p.Dv + c] = p.kv_state ? p.kv_state.Get(b, state, e, c) : 0;
     }
-    for (int64_t c = 0; p.kv_state_out && c < p.Dv; c++) {
-      double sum = p.kv_state ? p.kv_state.Get(b, s, e, c) : 0;
-      for (int64_t j = 0; j < p.pushed; j++) {
-        if (p.Real(b, j)) sum += phi[j * E + e] * p.v.Get(b, h / p.Group(), j, c);
+  }
+  // Takes in the keys before `end`, mapped as query head h sees them. phi, logits: 2F and F numbers of memory.
+  void Absorb(const Problem& p, int64_t b, int64_t h, int64_t end, double* logits, double* phi) {
+    const ReferenceMap keys = ReferenceMap::OfKeys(p);
+    for (; next < end; next++) {
+      if (!p.Real(b, next)) continue;
+      keys.Features(b, h, next, logits, phi);
+      for (int64_t e = 0; e < p.E(); e++) z[e] += phi[e];
+      for (int64_t c = 0; c < p.Dv; c++) {
+        const double v = p.v.Get(b, h / p.Group(), next, c);
+        for (int64_t e = 0; e < p.E(); e++) s[e * p.Dv + c] += phi[e] * v;
       }
-      p.kv_state_out.Put(sum, b, s, e, c);
     }
   }
+  void Store(const Problem& p, int64_t b, int64_t state) const {
+    for (int64_t e = 0; e < p.E(); e++) {
+      if (p.k_state_out) p.k_state_out.Put(z[e], b, state, e);
+      for (int64_t c = 0; p.kv_state_out && c < p.Dv; c++) p.kv_state_out.Put(s[e * p.Dv + c], b, state, e, c);
+    }
+  }
+};
+
+// The rows of one query head. Leaves in the sums every key that goes into the states.
+void Attend(const Problem& p, int64_t b, int64_t h, ReferenceSums& sums, Doubles memory) {
+  double *phi_q = memory.Take(p.E()), *phi_k = memory.Take(p.E()), *z = memory.Take(p.F), *o = memory.Take(p.Dv);
+  const ReferenceMap queries = ReferenceMap::OfQueries(p);
+  const bool window = p.window_mode != kNoWindow;
+  const double gamma = window ? p.Gamma(h) : 0, linear = p.Linear(h);
+  sums.Load(p, b, p.StateHead(h));
+  for (int64_t i = 0; i < p.Nq; i++) {
+    sums.Absorb(p, b, h, p.LinearEnd(i), z, phi_k);
+    queries.Features(b, h, i, z, phi_q);
+    double den = linear * Dot(phi_q, sums.z, p.E()) + (window ? 0 : p.norm_eps);
+    for (int64_t c = 0; c < p.Dv; c++) o[c] = 0;
+    for (int64_t e = 0; e < p.E(); e++) {
+      for (int64_t c = 0; c < p.Dv; c++) o[c] += linear * phi_q[e] * sums.s[e * p.Dv + c];
+    }
+    // The exact maximum of the window: part of the definition, because the linear part is not divided by it.
+    double m = -INFINITY;
+    for (int64_t j = p.LinearEnd(i); j < p.VisibleEnd(i); j++) {
+      if (p.Real(b, j)) m = fmax(m, Score(p, b, h, i, j));
+    }
+    for (int64_t j = p.LinearEnd(i); j < p.VisibleEnd(i); j++) {
+      if (!p.Real(b, j)) continue;
+      const double a = gamma * exp(Score(p, b, h, i, j) - m);
+      den += a;
+      for (int64_t c = 0; c < p.Dv; c++) o[c] += a * p.v.Get(b, h / p.Group(), j, c);
+    }
+    for (int64_t c = 0; c < p.Dv; c++) p.o.Put(den == 0 ? 0 : o[c] / den, b, h, i, c);
+  }
+  sums.Absorb(p, b, h, p.pushed, z, phi_k);
 }
 
-// Every (batch, kv head): first all rows, then what may be written over a state that they read.
+// Every (batch, kv head). A state may be written over the one that was read: heads that share it come first.
 attune_status Run(const attune_exec& x, const Problem& p) {
-  const int64_t doubles = (p.Nk + 1) * p.E() + p.F + 3 * p.Nk + p.Dv + 1;
-  const Doubles memory(static_cast<double*>(x.workspace) + x.worker * doubles);
+  const int64_t doubles = ReferenceSums::Doubles(p) + 2 * p.E() + p.F + p.Dv;
   for (int64_t task = x.task_begin; task < x.task_end; task++) {
     const int64_t b = task / p.Hkv, head = task % p.Hkv, first = head * p.Group();
-    for (int64_t g = 0; g < p.Group(); g++) Attend(p, b, first + g, memory);
-    const int64_t states = p.Hst == p.Hq ? p.Group() : 1;
-    for (int64_t g = 0; g < states; g++) Push(p, b, p.StateHead(first + g), first + g, memory);
+    for (int64_t g = 0; g < p.Group(); g++) {
+      Doubles memory(static_cast<double*>(x.workspace) + x.worker * doubles);
+      ReferenceSums sums(memory.Take(ReferenceSums::Doubles(p)), p);
+      Attend(p, b, first + g, sums, memory);
+      if (p.Hst == p.Hq || g == p.Group() - 1) sums.Store(p, b, p.StateHead(first + g));
+    }
     if (!p.k_cache_out) continue;
     WriteCache(p.k, p.Nk, p.k_cache_out, b, head, p.D);
     WriteCache(p.v, p.Nk, p.v_cache_out, b, head, p.Dv);

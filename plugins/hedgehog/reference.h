@@ -1,4 +1,4 @@
-// The definition of the operator, as scalar loops in double: O(Nq * Nk).
+// The definition of the operator, as scalar loops in double.
 #ifndef ATTUNE_HEDGEHOG_REFERENCE_H_
 #define ATTUNE_HEDGEHOG_REFERENCE_H_
 #include <attune/plugin.h>
@@ -14,8 +14,7 @@ attune_status ReferenceDistill(const attune_exec* x);
 attune_status ReferenceDistillBackward(const attune_exec* x);
 
 // Bytes of workspace, as expressions of the descriptor.
-constexpr char kReferenceForwardWorkspace[] = "8*$workers*((Nk+1)*2*F+F+3*Nk+Dv+1)";
-constexpr char kReferenceStepWorkspace[] = "8*$workers*((W+Nk+1)*2*F+F+3*(W+Nk)+Dv+1)";
+constexpr char kReferenceForwardWorkspace[] = "8*$workers*(2*F*(Dv+3)+F+Dv)";
 #define ATTUNE_HEDGEHOG_GRADIENTS \
   "Nk*(7*F+D+Dv)+(dim(w_q,0)+dim(w_k,0))*D*F+2*Hq*F+8*F+D"
 constexpr char kReferenceBackwardWorkspace[] = "8*(" ATTUNE_HEDGEHOG_GRADIENTS "+4*Nk+2*Dv+Hq+1)";

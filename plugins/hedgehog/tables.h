@@ -238,10 +238,12 @@ constexpr char kLet[] = ATTUNE_HEDGEHOG_LET, kStepLet[] = ATTUNE_HEDGEHOG_LET ";
                kDistillLet[] = "F=?D";
 #undef ATTUNE_HEDGEHOG_LET
 constexpr char kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
-// Maps and states; the triangle within chunks of 64 tokens; the window.
+// Maps and states; the triangle within chunks of 32 tokens; the window.
 #define ATTUNE_HEDGEHOG_FLOPS                                     \
-  "B*((Hq*Nq+Hst*Nk)*(2*D*F+4*F*Dv)+Hq*Nq*(p.causal*min(Nk,64)*(2*F+Dv)+" \
+  "B*((Hq*Nq+Hst*Nk)*(2*D*F+4*F*Dv)+Hq*Nq*(p.causal*min(Nk,32)*(2*F+Dv)+" \
   "(p.window_mode!=none)*2*min(Nk,p.window)*(D+Dv)))"
+// In segments, causal: the keys but those of the last segment are mapped and added once more.
+constexpr char kSplitFlops[] = ATTUNE_HEDGEHOG_FLOPS "+p.causal*B*Hst*Nk*(2*D*F+4*F*Dv)";
 constexpr char kFlops[] = ATTUNE_HEDGEHOG_FLOPS, kBackwardFlops[] = "3*" ATTUNE_HEDGEHOG_FLOPS;
 #undef ATTUNE_HEDGEHOG_FLOPS
 constexpr char kDistillFlops[] = "2*B*Hq*Nq*Nk*(D+2*F+2*Dv)", kDistillBackwardFlops[] = "6*B*Hq*Nq*Nk*(D+2*F+2*Dv)";

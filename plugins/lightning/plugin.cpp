@@ -10,14 +10,6 @@ namespace {
 
 using namespace tables;
 
-constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const char* workspace) {
-  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
-  k.tasks = tasks;
-  k.workspace = workspace;
-  k.efficiency = 0.004;
-  return k;
-}
-
 constexpr int64_t kChunkValues[] = {32, 64, 128, 256}, kSegmentValues[] = {4, 8, 16, 32};
 // Forward, short chunks are the fastest: less is multiplied within a chunk.
 constexpr attune_knob kForwardChunk = Knob("chunk", kChunkValues, 0, "tokens per chunk");
@@ -33,17 +25,16 @@ constexpr attune_knob kGradientKnobs[] = {Knob("chunk", kChunkValues, 1, "tokens
 // than all the rest.
 #define ATTUNE_LIGHTNING_CHUNKED_FLOPS "4*B*Hq*Nq*D*Dv+B*Hq*Nq*min(Nq,32)*(D+Dv)+56*Nseq*Hq*D*Dv"
 
-constexpr attune_kernel Chunked(double efficiency) {
+constexpr attune_kernel Chunked() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "masked products within a chunk, a state between chunks");
   k.knobs = Span(kChunkedKnobs);
   k.knob_when = "k.chunk<=64||k.chunk<2*Nk";
   k.tasks = "Nseq*Hq";
   k.workspace = "4*$workers*(" ATTUNE_LIGHTNING_SCRATCH ")";
   k.flops = ATTUNE_LIGHTNING_CHUNKED_FLOPS;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Split(double efficiency) {
+constexpr attune_kernel Split() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "each sequence in segments: their sums, the states between them, their outputs");
   k.knobs = Span(kSplitKnobs);
@@ -51,18 +42,16 @@ constexpr attune_kernel Split(double efficiency) {
   k.knob_when = "k.chunk*k.segments<=Nk";
   k.workspace = "4*(B*Hq*k.segments*D*(32*cdiv(Dv,32)+16)+$workers*(" ATTUNE_LIGHTNING_SCRATCH "))";
   k.flops = "6*B*Hq*Nq*D*Dv+2*B*Hq*Nq*min(Nq,32)*(D+Dv)/2";
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel FewTokens(double efficiency) {
+constexpr attune_kernel FewTokens() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "token by token; the state is read and written in place");
   k.when = "Nk<=16*Nseq";
   k.tasks = "Nseq*Hq";
   k.workspace = "4*$workers*(64*cdiv(D,32)+64*cdiv(Dv,32)+64+D*(32*cdiv(Dv,32)+16))";
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Gradients(double efficiency) {
+constexpr attune_kernel Gradients() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "each gradient is a sweep like the forward one");
   k.knobs = Span(kGradientKnobs);
   k.knob_when = "k.chunk<=64||k.chunk<2*Nk";
@@ -70,53 +59,32 @@ constexpr attune_kernel Gradients(double efficiency) {
   k.workspace =
       "4*$workers*(k.chunk*(64*cdiv(D,32)+64*cdiv(Dv,32)+k.chunk+80)+32*max(D,Dv)+max(2,Hq/Hkv)*"
       "((32*cdiv(D,32)+16)*(32*cdiv(Dv,32)+16)+4*k.chunk+128))";
-  k.efficiency = efficiency;
   return k;
 }
 
+#define ATTUNE_LIGHTNING_FORWARD_KERNELS(ON)                     \
+  ON("recurrent", Recurrent, FewTokens(), 0.2, 0.1, 0.05, 0.2)   \
+  ON("chunked", ChunkedForward, Chunked(), 0.7, 0.35, 0.09, 0.7) \
+  ON("split", SplitForward, Split(), 0.7, 0.35, 0.09, 0.7)
 constexpr attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "recurrent_avx512", N_AVX3::Recurrent, FewTokens(0.2)),
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked(0.7)),
-    OnIsa(kAvx512, "split_avx512", N_AVX3::SplitForward, Split(0.7)),
-    OnIsa(kAvx2, "recurrent_avx2", N_AVX2::Recurrent, FewTokens(0.1)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked(0.35)),
-    OnIsa(kAvx2, "split_avx2", N_AVX2::SplitForward, Split(0.35)),
-    OnIsa(kSse4, "recurrent_sse4", N_SSE4::Recurrent, FewTokens(0.05)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked(0.09)),
-    OnIsa(kSse4, "split_sse4", N_SSE4::SplitForward, Split(0.09)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "recurrent_neon", N_NEON::Recurrent, FewTokens(0.2)),
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked(0.7)),
-    OnIsa(kNeon, "split_neon", N_NEON::SplitForward, Split(0.7)),
-#endif
-    Reference(ReferenceForward, "Nseq*Hq", "8*$workers*D*Dv"),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_LIGHTNING_FORWARD_KERNELS)
+    Reference(ReferenceForward, "Nseq*Hq", "8*$workers*D*Dv", 0.004),
 };
+#define ATTUNE_LIGHTNING_BACKWARD_KERNELS(ON)                       \
+  ON("chunked", ChunkedBackward, Gradients(), 0.7, 0.35, 0.09, 0.7)
 constexpr attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedBackward, Gradients(0.7)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedBackward, Gradients(0.35)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedBackward, Gradients(0.09)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedBackward, Gradients(0.7)),
-#endif
-    Reference(ReferenceBackward, "Hkv", "8*$workers*(Hq/Hkv)*(D*Dv+1)"),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_LIGHTNING_BACKWARD_KERNELS)
+    Reference(ReferenceBackward, "Hkv", "8*$workers*(Hq/Hkv)*(D*Dv+1)", 0.004),
 };
 
 constexpr attune_entry ForwardLike(uint32_t kind, const char* name, const char* doc) {
   return Entry(kind, name, kSymbols, kLet, kBuckets, kForwardFlops, Span(kForwardTensors), Span(kRules),
                Span(kForwardKernels), Check, doc);
 }
-constexpr attune_entry Backward() {
-  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, kBackwardFlops, Span(kBackwardTensors),
-                         Span(kRules), Span(kBackwardKernels), Check, "gradients of every input");
-  e.of = "forward";
-  return e;
-}
-
 constexpr attune_entry kEntries[] = {
     ForwardLike(ATTUNE_FORWARD, "forward", "o_t = scale q_t S_t with S_t = exp(-slope) S_(t-1) + k_t v_t"),
-    Backward(),
+    Of("forward", Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, kBackwardFlops, Span(kBackwardTensors),
+                        Span(kRules), Span(kBackwardKernels), Check, "gradients of every input")),
     ForwardLike(ATTUNE_STEP, "step", "the same as forward: new tokens continue from kv_state"),
 };
 

@@ -9,14 +9,6 @@ namespace {
 
 using namespace tables;
 
-constexpr attune_kernel Reference(attune_kernel_fn run, const char* tasks, const char* workspace) {
-  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
-  k.tasks = tasks;
-  k.workspace = workspace;
-  k.efficiency = 0.01;
-  return k;
-}
-
 constexpr int64_t kPackedRowValues[] = {16, 32, 64, kMostRows}, kFewRowValues[] = {16};
 constexpr attune_knob kPackedKnobs[] = {
     Knob("rows", kPackedRowValues, 2, "query rows (queries times heads of a group) per tile; their weights are kept"),
@@ -31,92 +23,66 @@ constexpr attune_knob kRowsKnobs[] = {
 constexpr char kPackedWorkspace[] = ATTUNE_LLA_TILE "(2*D+Dv+95)", kRowsWorkspace[] = ATTUNE_LLA_TILE "(D+33)";
 #undef ATTUNE_LLA_TILE
 
-constexpr attune_kernel Packed(double efficiency) {
+constexpr attune_kernel Packed() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "keys packed once, tiles of rows that keep their weights and iterate together");
   k.knobs = Span(kPackedKnobs);
   k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq&&k.rows*Nk<=1048576";
   k.workspace = kPackedWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Rows(double efficiency) {
+constexpr attune_kernel Rows() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "keys as rows, values read in place: few rows per kv head");
   k.knobs = Span(kRowsKnobs);
   k.when = "Hq/Hkv*Nq<=12";
   k.workspace = kRowsWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
 
 constexpr char kReferenceWorkspace[] = "8*$workers*(Nk+D*D+3*D+Dv)";
+#define ATTUNE_LLA_FORWARD_KERNELS(ON)                       \
+  ON("rows", RowsForward, Rows(), 0.65, 0.45, 0.17, 0.65)    \
+  ON("packed", PackedForward, Packed(), 0.6, 0.4, 0.15, 0.6)
 constexpr attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(0.65)),
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(0.45)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(0.17)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(0.15)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(0.65)),
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(0.6)),
-#endif
-    Reference(ReferenceForward, "B*Hkv", kReferenceWorkspace),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_LLA_FORWARD_KERNELS)
+    Reference(ReferenceForward, "B*Hkv", kReferenceWorkspace, 0.01),
 };
+#define ATTUNE_LLA_STEP_KERNELS(ON)                       \
+  ON("rows", RowsStep, Rows(), 0.65, 0.45, 0.17, 0.65)    \
+  ON("packed", PackedStep, Packed(), 0.6, 0.4, 0.15, 0.6)
 constexpr attune_kernel kStepKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(0.65)),
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(0.45)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(0.4)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(0.17)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(0.15)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(0.65)),
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(0.6)),
-#endif
-    Reference(ReferenceStep, "B*Hkv", kReferenceWorkspace),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_LLA_STEP_KERNELS)
+    Reference(ReferenceStep, "B*Hkv", kReferenceWorkspace, 0.01),
 };
 constexpr char kBackwardWorkspace[] =
     "4*$workers*(k.rows*(128*cdiv(Nk,64)+10*(D+31)+2*Dv+100)+(D+192)*(D+31)+192*(Dv+31)+16000)+"
     "4*B*Hkv*(64*cdiv(Nk+1,64)*(2*D+Dv+95)+Hq/Hkv*Nq*(2*D+70)+16)";
-constexpr attune_kernel Backward(double efficiency) {
+constexpr attune_kernel Backward() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "both systems of a tile of queries, then keys in pieces with weights formed again");
   k.knobs = Span(kPackedKnobs);
   k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq&&k.rows*Nk<=1048576";
   k.workspace = kBackwardWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
+#define ATTUNE_LLA_BACKWARD_KERNELS(ON)                         \
+  ON("packed", PackedBackward, Backward(), 0.6, 0.4, 0.15, 0.6)
 constexpr attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedBackward, Backward(0.6)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedBackward, Backward(0.4)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedBackward, Backward(0.15)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedBackward, Backward(0.6)),
-#endif
-    Reference(ReferenceBackward, nullptr, "8*(5*Nk+D*D+4*D+Nk*(D+Dv)+B*Hq*Nq)"),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_LLA_BACKWARD_KERNELS)
+    Reference(ReferenceBackward, nullptr, "8*(5*Nk+D*D+4*D+Nk*(D+Dv)+B*Hq*Nq)", 0.01),
 };
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
 constexpr char kFlops[] = "B*Hq*Nq*(2*Nk*(2*D+Dv)+Nk*D*D+D*D*D/3)/(1+p.causal)";
 
-constexpr attune_entry BackwardEntry() {
-  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets,
-                         "3*(B*Hq*Nq*(2*Nk*(2*D+Dv)+Nk*D*D+D*D*D/3)/(1+p.causal))", Span(kBackwardTensors),
-                         Span(kRules), Span(kBackwardKernels), nullptr,
-                         "gradients of forward, through the solve; only those that are asked for");
-  e.of = "forward";
-  return e;
-}
 constexpr attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, "", kBuckets, kFlops, Span(kForwardTensors), Span(kRules),
           Span(kForwardKernels), nullptr, "value at the query of a ridge regression with softmax weights"),
-    BackwardEntry(),
+    Of("forward", Entry(ATTUNE_BACKWARD, "backward", kSymbols, "", kBuckets,
+                        "3*(B*Hq*Nq*(2*Nk*(2*D+Dv)+Nk*D*D+D*D*D/3)/(1+p.causal))", Span(kBackwardTensors), Span(kRules),
+                        Span(kBackwardKernels), nullptr,
+                        "gradients of forward, through the solve; only those that are asked for")),
     Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,Np,Nn", "Np=?0; Nn=?Nk-Np; Nk=Np+Nn",
           "B:pow2; Nq:half2; Nk:half2; Np:half2; Nn:half2", kFlops, Span(kStepTensors), Span(kStepRules),
           Span(kStepKernels), nullptr, "forward over cache and new tokens, which are appended"),

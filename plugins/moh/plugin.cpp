@@ -10,12 +10,6 @@ namespace {
 
 using namespace tables;
 
-constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
-  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
-  k.workspace = workspace;
-  k.efficiency = 0.003;
-  return k;
-}
 constexpr char kReferenceForward[] = "8*(10*Hq+Nk+Hq*Dv)";
 constexpr char kReferenceBackward[] =
     "8*(Nk*(Hkv*(D+Dv)+2)+Hq*(12+2*Dv)+D+has(dbias)*dim(dbias,0)*dim(dbias,1)*dim(dbias,2)*dim(dbias,3)+"
@@ -46,21 +40,20 @@ constexpr char kInPlaceWorkspace[] = ATTUNE_MOH_ROUTES "+" ATTUNE_MOH_PROJECTION
 #undef ATTUNE_MOH_PROJECTION
 #undef ATTUNE_MOH_TILE
 
-constexpr attune_kernel Packed(double efficiency) {
+constexpr attune_kernel Packed() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "active rows gathered into tiles, keys packed once, online softmax");
   k.knobs = Span(kPackedKnobs);
   k.knob_when = "(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.bq<=64||4*k.bq<=B*Hq*Nq)&&(k.bk<=64||k.bk<2*Nk)";
   k.when = "Hq/Hkv*Nq<2147483648";
   k.workspace = kPackedWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
 // Heads that a token uses.
 #define ATTUNE_MOH_ACTIVE "((p.gate_mode==given)*Hq+(p.gate_mode!=given)*(p.n_shared+p.top_k))"
 
-constexpr attune_kernel Lanes(double efficiency) {
-  attune_kernel k = Packed(efficiency);
+constexpr attune_kernel Lanes() {
+  attune_kernel k = Packed();
   k.doc = "active rows gathered into the lanes of vectors, keys and values read by broadcast";
   k.when = "Hq/Hkv*Nq<2147483648&&!has(bias)";
   k.workspace = kLanesWorkspace;
@@ -68,13 +61,12 @@ constexpr attune_kernel Lanes(double efficiency) {
   k.flops = "2*B*Nq*(Nk/(1+p.causal)+60*p.causal)*(D+Dv)*" ATTUNE_MOH_ACTIVE "+has(w_o)*2*B*Nq*Cout*Hq*Dv";
   return k;
 }
-constexpr attune_kernel InPlace(double efficiency) {
+constexpr attune_kernel InPlace() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "keys and values read in place, once per group of heads; long keys in chunks");
   k.knobs = Span(kInPlaceKnobs);
   k.when = "Hq/Hkv*Nq<=32";
   k.workspace = kInPlaceWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
 
@@ -89,63 +81,38 @@ constexpr char kBackwardWorkspace[] =
     "4*(9999+B*Hq*(Nq+32)*((1+has(dq)*k.slices)*(D+32)+Dv+48)+2*B*Hkv*(Nk+64)*(D+Dv+32)+"
     "has(dy)*(B*Nq*(Cout+96+2*Hq*Dv)+Cout*(Hq*Dv+32))+"
     "$workers*((3*k.bq+k.bk+32)*(D+Dv+128)+3*k.bq*k.bk+64*k.bk+20*Hq+4999))";
-constexpr attune_kernel Backward(double efficiency) {
+constexpr attune_kernel Backward() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "active rows gathered, all gradients of a tile at once, shares of dq added at the end");
   k.knobs = Span(kBackwardKnobs);
   k.knob_when = "(k.bk<=64||k.bk<2*Nk)&&(k.bq<=32||k.bq<2*Hq/Hkv*Nq)&&(k.slices==1||k.slices*B*Hkv<=64)";
   k.when = "Hq/Hkv*Nq<2147483648";
   k.workspace = kBackwardWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
 
 // Not constexpr only because of the addresses of functions in them.
+#define ATTUNE_MOH_FORWARD_KERNELS(ON)                           \
+  ON("in_place", InPlaceForward, InPlace(), 0.5, 0.3, 0.09, 0.5) \
+  ON("lanes", LanesForward, Lanes(), 0.8, 0.4, 0.1, 0.75)        \
+  ON("packed", PackedForward, Packed(), 0.7, 0.35, 0.09, 0.7)
 const attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "in_place_avx512", N_AVX3::InPlaceForward, InPlace(0.5)),
-    OnIsa(kAvx512, "lanes_avx512", N_AVX3::LanesForward, Lanes(0.8)),
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(0.7)),
-    OnIsa(kAvx2, "in_place_avx2", N_AVX2::InPlaceForward, InPlace(0.3)),
-    OnIsa(kAvx2, "lanes_avx2", N_AVX2::LanesForward, Lanes(0.4)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(0.35)),
-    OnIsa(kSse4, "in_place_sse4", N_SSE4::InPlaceForward, InPlace(0.09)),
-    OnIsa(kSse4, "lanes_sse4", N_SSE4::LanesForward, Lanes(0.1)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(0.09)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "in_place_neon", N_NEON::InPlaceForward, InPlace(0.5)),
-    OnIsa(kNeon, "lanes_neon", N_NEON::LanesForward, Lanes(0.75)),
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(0.7)),
-#endif
-    Reference(ReferenceForward, kReferenceForward),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_MOH_FORWARD_KERNELS)
+    Reference(ReferenceForward, nullptr, kReferenceForward, 0.003),
 };
+#define ATTUNE_MOH_STEP_KERNELS(ON)                           \
+  ON("in_place", InPlaceStep, InPlace(), 0.5, 0.3, 0.09, 0.5) \
+  ON("lanes", LanesStep, Lanes(), 0.8, 0.4, 0.1, 0.75)        \
+  ON("packed", PackedStep, Packed(), 0.7, 0.35, 0.09, 0.7)
 const attune_kernel kStepKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "in_place_avx512", N_AVX3::InPlaceStep, InPlace(0.5)),
-    OnIsa(kAvx512, "lanes_avx512", N_AVX3::LanesStep, Lanes(0.8)),
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(0.7)),
-    OnIsa(kAvx2, "in_place_avx2", N_AVX2::InPlaceStep, InPlace(0.3)),
-    OnIsa(kAvx2, "lanes_avx2", N_AVX2::LanesStep, Lanes(0.4)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(0.35)),
-    OnIsa(kSse4, "in_place_sse4", N_SSE4::InPlaceStep, InPlace(0.09)),
-    OnIsa(kSse4, "lanes_sse4", N_SSE4::LanesStep, Lanes(0.1)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(0.09)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "in_place_neon", N_NEON::InPlaceStep, InPlace(0.5)),
-    OnIsa(kNeon, "lanes_neon", N_NEON::LanesStep, Lanes(0.75)),
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(0.7)),
-#endif
-    Reference(ReferenceStep, kReferenceForward),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_MOH_STEP_KERNELS)
+    Reference(ReferenceStep, nullptr, kReferenceForward, 0.003),
 };
+#define ATTUNE_MOH_BACKWARD_KERNELS(ON)                        \
+  ON("tiled", TiledBackward, Backward(), 0.6, 0.35, 0.09, 0.6)
 const attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.6)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.35)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.09)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.6)),
-#endif
-    Reference(ReferenceBackward, kReferenceBackward),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_MOH_BACKWARD_KERNELS)
+    Reference(ReferenceBackward, nullptr, kReferenceBackward, 0.003),
 };
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Np,Nn,E,Cout";
@@ -155,18 +122,12 @@ constexpr char kForwardFlops[] = "2*B*Nq*Nk*(D+Dv)*" ATTUNE_MOH_ACTIVE "/(1+p.ca
 constexpr char kBackwardFlops[] = "5*B*Nq*Nk*(D+Dv)*" ATTUNE_MOH_ACTIVE "/(1+p.causal)+has(w_o)*4*B*Nq*Cout*Hq*Dv";
 #undef ATTUNE_MOH_ACTIVE
 
-constexpr attune_entry BackwardEntry(attune_span kernels) {
-  attune_entry e =
-      Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, kBackwardFlops, Span(kBackwardTensors), Span(kRules),
-            kernels, Check, "gradients of forward with the chosen heads held constant; only those that are asked for");
-  e.of = "forward";
-  return e;
-}
-
 const attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, kLet, kBuckets, kForwardFlops, Span(kForwardTensors), Span(kRules),
           Span(kForwardKernels), Check, "attention of the active heads, times their gates"),
-    BackwardEntry(Span(kBackwardKernels)),
+    Of("forward", Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, kBackwardFlops, Span(kBackwardTensors),
+                        Span(kRules), Span(kBackwardKernels), Check,
+                        "gradients of forward with the chosen heads held constant; only those that are asked for")),
     Entry(ATTUNE_STEP, "step", kSymbols, kLet, kBuckets, kForwardFlops, Span(kStepTensors), Span(kRules),
           Span(kStepKernels), Check, "attends over cache and new tokens, and appends them"),
 };

@@ -10,13 +10,6 @@ namespace {
 
 using namespace tables;
 
-constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
-  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
-  k.workspace = workspace;
-  k.efficiency = 0.003;
-  return k;
-}
-
 constexpr int64_t kPackedRowValues[] = {16, 32, 64, 128}, kFewRowValues[] = {16, 64};
 constexpr attune_knob kPackedKnobs[] = {
     Knob("rows", kPackedRowValues, 2, "query rows (positions times heads of a group) per tile"),
@@ -35,7 +28,7 @@ constexpr attune_knob kRowsKnobs[] = {
 // A step of few tokens behind very many reads a small part of them: a copy of all would cost more time and memory than
 // everything else.
 constexpr char kFewCached[] = "Nk<=4096*Nq||Nq>16";
-constexpr attune_kernel Packed(const char* workspace, double efficiency, const char* when = nullptr) {
+constexpr attune_kernel Packed(const char* workspace, const char* when = nullptr) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "keys packed once, tiles of positions with all heads of a group");
   k.knobs = Span(kPackedKnobs);
@@ -44,15 +37,13 @@ constexpr attune_kernel Packed(const char* workspace, double efficiency, const c
   k.workspace = workspace;
   // Every token is read, and its f32 copy written and read: too much for a few queries.
   k.bytes = "bytes(q)+bytes(o)+12*B*Hkv*Nk*(D+Dv)";
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Rows(const char* workspace, double efficiency) {
+constexpr attune_kernel Rows(const char* workspace) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr, "keys and values read in place");
   k.knobs = Span(kRowsKnobs);
   k.when = "Nq<=16";
   k.workspace = workspace;
-  k.efficiency = efficiency;
   return k;
 }
 constexpr char kForwardPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)*"
@@ -68,33 +59,19 @@ constexpr char kStepRows[] = ATTUNE_NSA_ROWS("Nc-has(k_cmp_state)*Ncp");
 #define ATTUNE_NSA_REFERENCE "Nk+4*(Nk/p.sel_block)+Dv+8)"
 constexpr char kStepPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)";
 
+#define ATTUNE_NSA_FORWARD_KERNELS(ON)                                     \
+  ON("rows", RowsForward, Rows(kForwardRows), 0.3, 0.2, 0.08, 0.3)         \
+  ON("packed", PackedForward, Packed(kForwardPacked), 0.6, 0.3, 0.08, 0.6)
 const attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardRows, 0.3)),
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedForward, Packed(kForwardPacked, 0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardRows, 0.2)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedForward, Packed(kForwardPacked, 0.3)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardRows, 0.08)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedForward, Packed(kForwardPacked, 0.08)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRows, 0.3)),
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(kForwardPacked, 0.6)),
-#endif
-    Reference(ReferenceForward, "8*(Nc*(D+Dv+2)+" ATTUNE_NSA_REFERENCE),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_NSA_FORWARD_KERNELS)
+    Reference(ReferenceForward, nullptr, "8*(Nc*(D+Dv+2)+" ATTUNE_NSA_REFERENCE, 0.003),
 };
+#define ATTUNE_NSA_STEP_KERNELS(ON)                                              \
+  ON("rows", RowsStep, Rows(kStepRows), 0.3, 0.2, 0.08, 0.3)                     \
+  ON("packed", PackedStep, Packed(kStepPacked, kFewCached), 0.6, 0.3, 0.08, 0.6)
 const attune_kernel kStepKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRows, 0.3)),
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(kStepPacked, 0.6, kFewCached)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRows, 0.2)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(kStepPacked, 0.3, kFewCached)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRows, 0.08)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(kStepPacked, 0.08, kFewCached)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRows, 0.3)),
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(kStepPacked, 0.6, kFewCached)),
-#endif
-    Reference(ReferenceStep, "8*((Nc-has(k_cmp_state)*Ncp)*(D+Dv)+2*Nc+" ATTUNE_NSA_REFERENCE),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_NSA_STEP_KERNELS)
+    Reference(ReferenceStep, nullptr, "8*((Nc-has(k_cmp_state)*Ncp)*(D+Dv)+2*Nc+" ATTUNE_NSA_REFERENCE, 0.003),
 };
 constexpr int64_t kBackwardRowValues[] = {32, 64};
 constexpr attune_knob kBackwardKnobs[] = {
@@ -106,25 +83,21 @@ constexpr char kBackwardWorkspace[] =
     "Nq*(Hq/Hkv*(2*D+Dv+112)+2*min(Nk+3,max(p.top_n,S))+2))+"
     "$workers*((k.rows+Hq/Hkv+96)*(5*D+2*Dv+400+Nc+min(Nk,max(p.top_n,S))+9*Nk/p.cmp_stride)+"
     "2*Nk+(D+Dv+36)*(D+Dv+36)))";
-constexpr attune_kernel Backward(double efficiency) {
+constexpr attune_kernel Backward() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "queries in tiles, then keys in pieces with the queries that chose them; scores made again");
   k.knobs = Span(kBackwardKnobs);
   k.workspace = kBackwardWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
+#define ATTUNE_NSA_BACKWARD_KERNELS(ON)                        \
+  ON("tiled", TiledBackward, Backward(), 0.5, 0.25, 0.07, 0.5)
 const attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.5)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.25)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.07)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.5)),
-#endif
-    Reference(ReferenceBackward,
+    ATTUNE_ON_EVERY_ISA(ATTUNE_NSA_BACKWARD_KERNELS)
+    Reference(ReferenceBackward, nullptr,
               "8*(Nc*(2*(D+Dv)+3)+Nk*(2*(D+Dv)+6)+2*(D+Dv)+4+p.cmp_block*(has(w_k_cmp)*(1+(p.cmp_mode==linear)*D*D)+"
-              "has(w_v_cmp)*(1+(p.cmp_mode==linear)*Dv*Dv)+has(pe_k_cmp)*D+has(pe_v_cmp)*Dv))"),
+              "has(w_v_cmp)*(1+(p.cmp_mode==linear)*Dv*Dv)+has(pe_k_cmp)*D+has(pe_v_cmp)*Dv))",
+              0.003),
 };
 
 constexpr char kCompressedLet[] = "Nc=?(Nk>=p.cmp_block)*((Nk-p.cmp_block)/p.cmp_stride+1); S=?p.top_n";
@@ -133,14 +106,6 @@ constexpr char kForwardFlops[] =
 constexpr char kForwardSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Nc,S";
 constexpr char kForwardBuckets[] = "B:pow2; Nq:half2; Nk:half2; Nc:half2";
 
-constexpr attune_entry BackwardEntry(attune_span kernels) {
-  attune_entry e = Entry(ATTUNE_BACKWARD, "backward", kForwardSymbols, kCompressedLet, kForwardBuckets,
-                         "5*B*Hq*Nq*(D+Dv)*(p.use_cmp*Nc/2+p.use_slc*min(Nk,S*p.sel_block)+p.use_swa*min(Nk,p.window))",
-                         Span(kBackwardTensors), Span(kForwardRules), kernels, nullptr,
-                         "gradients of forward with the selection held constant; only those that are asked for");
-  e.of = "forward";
-  return e;
-}
 constexpr attune_entry StepEntry(attune_span kernels) {
   attune_entry e =
       Entry(ATTUNE_STEP, "step", "B,Hq,Hkv,Nq,Nk,D,Dv,Np,Nn,Nc,Ncp,S",
@@ -156,7 +121,10 @@ const attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kForwardSymbols, kCompressedLet, kForwardBuckets, kForwardFlops,
           Span(kForwardTensors), Span(kForwardRules), Span(kForwardKernels), nullptr,
           "three attentions over the same keys, mixed by gates"),
-    BackwardEntry(Span(kBackwardKernels)),
+    Of("forward", Entry(ATTUNE_BACKWARD, "backward", kForwardSymbols, kCompressedLet, kForwardBuckets,
+                        "5*B*Hq*Nq*(D+Dv)*(p.use_cmp*Nc/2+p.use_slc*min(Nk,S*p.sel_block)+p.use_swa*min(Nk,p.window))",
+                        Span(kBackwardTensors), Span(kForwardRules), Span(kBackwardKernels), nullptr,
+                        "gradients of forward with the selection held constant; only those that are asked for")),
     StepEntry(Span(kStepKernels)),
 };
 

@@ -10,13 +10,6 @@ namespace {
 
 using namespace tables;
 
-constexpr attune_kernel Reference(attune_kernel_fn run, const char* workspace) {
-  attune_kernel k = Kernel("reference", ATTUNE_REFERENCE | ATTUNE_INVARIANT, run, "scalar loops in double precision");
-  k.workspace = workspace;
-  k.efficiency = 0.001;
-  return k;
-}
-
 constexpr int64_t kForwardRowValues[] = {32, 64, 128};
 constexpr attune_knob kForwardKnobs[] = {
     Knob("rows", kForwardRowValues, 1, "query rows per tile, at most a block"),
@@ -26,46 +19,36 @@ constexpr char kForwardWorkspace[] =
     "4*(min(B*Hkv,cdiv(16384,1+Nq))*((Nk+128)*(D+Dv+32)+2*Nb*(D+8)+"
     "((p.linear_scope!=all)*Nb+Nk/512+3)*(D+1)*(Dv+48)+Hq/Hkv*Mb*(2+ftrunc(p.top_ratio,Nb)+ftrunc(p.low_ratio,Nb))+256)"
     "+$workers*((k.rows+65)*(2*(D+Dv)+192)+(D+Dv+2)*(Dv+48)+3*Nb+8192))";
-constexpr attune_kernel Tiled(double efficiency) {
+constexpr attune_kernel Tiled() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "tiles of query rows over packed critical blocks; linear sums per unit of keys");
   k.knobs = Span(kForwardKnobs);
   k.knob_when = "k.rows<=64||p.block_q>64";
   k.workspace = kForwardWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
+#define ATTUNE_SLA_FORWARD_KERNELS(ON)                    \
+  ON("tiled", TiledForward, Tiled(), 0.6, 0.3, 0.08, 0.6)
 const attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledForward, Tiled(0.6)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledForward, Tiled(0.3)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledForward, Tiled(0.08)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledForward, Tiled(0.6)),
-#endif
-    Reference(ReferenceForward, kReferenceWorkspace),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_SLA_FORWARD_KERNELS)
+    Reference(ReferenceForward, nullptr, kReferenceWorkspace, 0.001),
 };
 // The same for backward.cpp.
 constexpr char kBackwardWorkspace[] =
     "4*(min(B*Hkv,cdiv(16384,1+Nq))*((Nk+200)*(4*D+Dv+99)+Hq/Hkv*(Nq*(D+Dv+67)+"
     "2*Mb*(2+ftrunc(p.top_ratio,Nb)+ftrunc(p.low_ratio,Nb)))+((p.linear_scope!=all)*(Nb+Hq/Hkv*Mb)+Nk/512+70)*"
     "(D+Dv+2)*(Dv+48))+$workers*(64*(2*Nk+128*Nb)+(D+Dv+99)*(Dv+500)+Hq/Hkv*Mb))";
-constexpr attune_kernel TiledBackward(double efficiency) {
+constexpr attune_kernel TiledBackward() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "query blocks with their critical keys, then keys with the query blocks that chose them");
   k.workspace = kBackwardWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
+#define ATTUNE_SLA_BACKWARD_KERNELS(ON)                             \
+  ON("tiled", TiledBackward, TiledBackward(), 0.5, 0.25, 0.07, 0.5)
 const attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, TiledBackward(0.5)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, TiledBackward(0.25)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, TiledBackward(0.07)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, TiledBackward(0.5)),
-#endif
-    Reference(ReferenceBackward, kReferenceBackwardWorkspace),
+    ATTUNE_ON_EVERY_ISA(ATTUNE_SLA_BACKWARD_KERNELS)
+    Reference(ReferenceBackward, nullptr, kReferenceBackwardWorkspace, 0.001),
 };
 
 constexpr char kSymbols[] = "B,Hq,Hkv,Nq,Nk,D,Dv,Mb,Nb", kBuckets[] = "B:pow2; Nq:half2; Nk:half2";
@@ -74,17 +57,12 @@ constexpr char kLet[] = "Mb=cdiv(Nq,p.block_q); Nb=cdiv(Nk,p.block_k)";
   "2*B*Hq*Nq*(D+Dv)*min(Nk,max(1,ftrunc(p.top_ratio,Nb))*p.block_k)+4*B*Hq*(Nq+Nk)*D*Dv+2*B*Hq*Mb*Nb*D+has(w_proj)*" \
   "2*B*Hq*Nq*Dv*Dv"
 
-constexpr attune_entry Backward(attune_span kernels) {
-  attune_entry e =
-      Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, "3*(" ATTUNE_SLA_FLOPS ")", Span(kBackwardTensors),
-            Span(kRules), kernels, nullptr, "gradients of q, k, v and the projection, the block map held constant");
-  e.of = "forward";
-  return e;
-}
 const attune_entry kEntries[] = {
     Entry(ATTUNE_FORWARD, "forward", kSymbols, kLet, kBuckets, ATTUNE_SLA_FLOPS, Span(kForwardTensors), Span(kRules),
           Span(kForwardKernels), nullptr, "softmax over critical key blocks plus projected linear attention"),
-    Backward(Span(kBackwardKernels)),
+    Of("forward", Entry(ATTUNE_BACKWARD, "backward", kSymbols, kLet, kBuckets, "3*(" ATTUNE_SLA_FLOPS ")",
+                        Span(kBackwardTensors), Span(kRules), Span(kBackwardKernels), nullptr,
+                        "gradients of q, k, v and the projection, the block map held constant")),
 };
 
 const attune_op kOps[] = {

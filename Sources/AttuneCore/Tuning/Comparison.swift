@@ -44,12 +44,13 @@ extension Context {
       try self.trialPlan(request, registration, problem, candidate, isChecked: isChecked)
     }
     var rules = Contest.Rules()
-    (rules.leastRounds, rules.mostRounds, rules.band, rules.hopeless) = (rounds, rounds, .infinity, .infinity)
+    (rules.leastRounds, rules.mostRounds) = (rounds, rounds)
+    (rules.band, rules.hopeless, rules.far) = (.infinity, .infinity, .infinity)
     var contest = Contest(lanes: lanes.count, sentinel: 0, preference: [], seed: 0, rules: rules)
     let begin = crt_now_ns()
     while case .run(let i) = contest.next() {
       switch runner.time(lanes[i], longest: 0) {
-      case .took(let ns, let isDisturbed): contest.took(ns, isDisturbed: isDisturbed)
+      case .took(let ns): contest.took(ns)
       case .failed(_, let reason):
         throw Refusal(.internal, "", "\(planner.at): \(planner.name(lanes[i]).kernel) failed: \(reason)", source: .kernel)
       }

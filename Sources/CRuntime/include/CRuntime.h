@@ -82,8 +82,6 @@ double crt_read_bandwidth(uint64_t bytes, uint64_t isa);
 int64_t crt_now_ns(void);
 /* Seconds since 1970. */
 int64_t crt_wall_seconds(void);
-/* How often the system took the processor away from the calling thread. */
-int64_t crt_involuntary_switches(void);
 /* File that holds this code (shared library or program); NULL unknown. Valid until this thread asks again. */
 const char *crt_own_path(void);
 /* Non-zero: set-user-id, set-group-id or file capabilities; the environment may not be trusted. */

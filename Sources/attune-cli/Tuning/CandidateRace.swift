@@ -28,10 +28,10 @@ struct CandidateRace {
   }
 
   var text: String {
-    var table = Table("KERNEL", "THREADS", "MEDIAN", "RATIO", "SPREAD", "ROUNDS", "KNOBS", right: [1, 2, 3, 4, 5])
+    var table = Table("KERNEL", "THREADS", "TIME", "RATIO", "SPREAD", "ROUNDS", "KNOBS", right: [1, 2, 3, 4, 5])
     for l in lines {
       table.add(
-        l.candidate.kernel, "\(l.candidate.workers)", l.standing.median.map { duration($0) } ?? "-",
+        l.candidate.kernel, "\(l.candidate.workers)", l.standing.level.map { duration($0) } ?? "-",
         l.standing.ratio.map { fixed($0, 3) } ?? "-", fixed(l.standing.spread, 3), "\(l.standing.rounds)",
         l.candidate.knobs)
     }
@@ -45,7 +45,7 @@ struct CandidateRace {
         lines.map { l in
           [
             "kernel": .string(l.candidate.kernel), "knobs": .string(l.candidate.knobs),
-            "workers": JSON(Int(l.candidate.workers)), "median_ns": JSON(l.standing.median),
+            "workers": JSON(Int(l.candidate.workers)), "ns": JSON(l.standing.level),
             "ratio": JSON(l.standing.ratio), "spread": .number(l.standing.spread), "rounds": JSON(l.standing.rounds),
           ]
         }),

@@ -4,7 +4,7 @@
 /// Timing on a machine that others use drifts, so candidates are run in turn, in rounds of random order. Others only ever
 /// make a run longer, some for half of all runs where a thread of the candidate has to share its core. So the level of a
 /// candidate is the lower quartile of its times (the least of up to four), and its ratio is to the level of one of them,
-/// the sentinel, in the same rounds. The sentinel is the candidate that would run without any tuning, and wins every tie.
+/// the sentinel. The sentinel is the candidate that would run without any tuning, and wins every tie.
 package struct Contest: Sendable {
   package struct Rules: Sendable {
     package var warmups = 3
@@ -39,7 +39,6 @@ package struct Contest: Sendable {
   private struct Lane {
     var status = Status.warming
     var warm: [Double] = []
-    /// Of the rounds in turn: who leaves does not come back.
     var times: [Double] = []
   }
 
@@ -152,7 +151,11 @@ package struct Contest: Sendable {
     compared.sorted { rank($0) < rank($1) }.min { ratio($0) ?? .infinity < ratio($1) ?? .infinity }
   }
 
-  private var compared: [Int] { lanes.indices.filter { lanes[$0].status != .failed && ratio($0) != nil } }
+  /// Who left the race has lost, whatever its few times say.
+  private var compared: [Int] {
+    lanes.indices.filter { ratio($0) != nil && (lanes[$0].status == .racing || $0 == sentinel) }
+      .filter { lanes[$0].status != .failed }
+  }
 
   // MARK: rules
 
@@ -214,10 +217,10 @@ package struct Contest: Sendable {
 
   private func least(_ i: Int) -> Double? { (lanes[i].warm + lanes[i].times).min() }
 
-  /// To the sentinel's level in the same rounds; nil before the first.
+  /// To the sentinel's level over all rounds: in the first ones alone it may have been disturbed. nil before the first.
   private func ratio(_ i: Int) -> Double? {
     guard let own = Contest.level(lanes[i].times) else { return nil }
-    return Contest.level(Array(lanes[sentinel].times.prefix(lanes[i].times.count))).map { own / $0 }
+    return Contest.level(lanes[sentinel].times).map { own / $0 }
   }
 
   /// How far the level may be off, as a share of it.

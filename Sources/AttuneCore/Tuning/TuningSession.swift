@@ -168,7 +168,8 @@ struct TuningSession {
       let whole = round == 0 ? space.settings(best, most: most) : []
       var list = (whole.isEmpty ? space.neighbours(best) : whole) + workerVariants(of: best)
       if round == 0 {
-        let others = rivals(of: best).flatMap { space.neighbours($0) }
+        let isAmple = affordable(best, rounds: 20) > list.count
+        let others = rivals(of: best, within: isAmple ? .infinity : 2.5).flatMap { space.neighbours($0) }
         if list.count + others.count <= most { list += others }
       }
       list = list.filter { trials[name($0)] == nil }
@@ -236,8 +237,8 @@ struct TuningSession {
   }
 
   /// Other kernels as they were measured, if not slower than the best by more than settings may change.
-  private func rivals(of best: Candidate) -> [Candidate] {
-    let limit = 2.5 * (trials[name(best)]?.medianNs ?? 0)
+  private func rivals(of best: Candidate, within factor: Double) -> [Candidate] {
+    let limit = factor * (trials[name(best)]?.medianNs ?? 0)
     return space.defaults.filter { c in
       guard c.kernel != best.kernel, let trial = trials[name(c)], trial.medianNs > 0 else { return false }
       return trial.medianNs < limit
@@ -320,7 +321,8 @@ struct TuningSession {
       case .slow: .slow
       case .failed: trials[name(c)]?.status ?? .failed
       }
-    let ns = s.level ?? s.warm
+    // One that left early has few times; the least of them is what its settings are judged by.
+    let ns = s.status == .slow ? [s.level, s.warm].compactMap { $0 }.min() : s.level ?? s.warm
     // What the deadline left untimed is as good as left out, and less does not replace more.
     if let old = trials[name(c)], ns == nil || s.status != .failed && old.rounds > s.rounds { return }
     if ns == nil, status == .failed { return }

@@ -6,6 +6,7 @@
  * while before they sleep, because waking a sleeping thread costs tens of microseconds. */
 #define _GNU_SOURCE
 #include "pool.h"
+#include "seat.h"
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -26,6 +27,7 @@
 struct crt_pool {
   /* High half: epoch, one per region. Low half: OPEN and the number of workers inside. */
   _Alignas(LINE) _Atomic uint64_t state;
+  _Atomic uint32_t joined; /* a worker has been inside of the last region */
   _Alignas(LINE) _Atomic int64_t next;
   _Alignas(LINE) _Atomic uint32_t sleepers;
   /* The region: written by its caller before it opens, read only by workers that are inside. */
@@ -38,6 +40,7 @@ struct crt_pool {
   _Atomic int stop;
   uint32_t threads, spin, generation;
   pthread_t *thread;
+  crt_seat *seats;
 };
 
 _Thread_local int crt_inside;
@@ -73,12 +76,15 @@ static void *worker_main(void *argument) {
   uint32_t seen = 0, polls;
   uint64_t state;
   free(start);
+  crt_seat_take(p->seats, worker);
   for (;;) {
+    crt_seat_rest(p->seats, worker);
     for (polls = 0; (uint32_t)((state = atomic_load_explicit(&p->state, memory_order_acquire)) >> 32) == seen;) {
       if (polls++ < p->spin) {
         PAUSE();
         continue;
       }
+      crt_seat_sleep(p->seats, worker);
       atomic_fetch_add(&p->sleepers, 1);
       if ((uint32_t)(atomic_load(&p->state) >> 32) == seen) futex_wait(half(p, 1), seen);
       atomic_fetch_sub(&p->sleepers, 1);
@@ -87,6 +93,7 @@ static void *worker_main(void *argument) {
     if (atomic_load(&p->stop)) return NULL;
     while ((uint32_t)(state >> 32) == seen && (state & OPEN))
       if (atomic_compare_exchange_weak(&p->state, &state, state + 1)) {
+        atomic_store_explicit(&p->joined, 1, memory_order_relaxed);
         if (worker < p->workers) take_pieces(p, worker);
         state = atomic_fetch_sub_explicit(&p->state, 1, memory_order_acq_rel);
         if ((uint32_t)state == 1) futex_wake(half(p, 0), 1); /* closed, and this was the last one inside */
@@ -106,7 +113,8 @@ crt_pool *crt_pool_create(uint32_t threads, uint32_t spin) {
   p->spin = spin;
   p->generation = atomic_load(&generation);
   if (threads > 1) p->thread = calloc(threads, sizeof *p->thread);
-  if (!p->thread) return p;
+  if (p->thread) p->seats = crt_seats_create(threads);
+  if (!p->seats) return p;
   sigfillset(&all); /* signals are the program's business: its handlers run on its own threads */
   pthread_sigmask(SIG_SETMASK, &all, &old);
   for (i = 1; i < threads; i++) {
@@ -129,7 +137,7 @@ uint32_t crt_pool_threads(const crt_pool *pool) { return pool ? pool->threads : 
 int crt_pool_run(crt_pool *p, uint32_t workers, int64_t n, int64_t grain, attune_task_fn fn, void *arg) {
   int free_now = 0, polls;
   uint64_t state;
-  uint32_t epoch, pieces, sleepers;
+  uint32_t epoch, pieces, sleepers, alone;
   if (p->threads < 2 || p->generation != atomic_load_explicit(&generation, memory_order_relaxed)) return 0;
   if (!atomic_compare_exchange_strong(&p->busy, &free_now, 1)) return 0;
   p->n = n;
@@ -138,9 +146,11 @@ int crt_pool_run(crt_pool *p, uint32_t workers, int64_t n, int64_t grain, attune
   p->arg = arg;
   p->workers = workers;
   atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+  alone = !atomic_exchange_explicit(&p->joined, 0, memory_order_relaxed);
   epoch = (uint32_t)(atomic_load_explicit(&p->state, memory_order_relaxed) >> 32) + 1;
   atomic_store(&p->state, (uint64_t)epoch << 32 | OPEN);
   sleepers = atomic_load(&p->sleepers);
+  if (sleepers || alone) crt_seats_part(p->seats, 1, p->threads);
   if (sleepers) {
     pieces = (n - 1) / grain < (int64_t)sleepers ? (uint32_t)((n - 1) / grain) : sleepers;
     futex_wake(half(p, 1), workers < p->threads ? sleepers : pieces); /* which sleeper wakes is not ours to choose */
@@ -163,6 +173,7 @@ void crt_pool_release(crt_pool *p) {
     futex_wake(half(p, 1), 0x7fffffff);
     for (i = 1; i < p->threads; i++) pthread_join(p->thread[i], NULL);
   }
+  crt_seats_release(p->seats);
   free(p->thread);
   free(p);
 }

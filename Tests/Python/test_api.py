@@ -166,6 +166,42 @@ def test_per_call_parameters(ctx):
         assert close(plan.execute(**x, scale=0.25)["o"], expected(**x, scale=0.25)[0])
 
 
+def test_calls_of_other_kinds_in_turn(ctx):
+    """What a plan keeps from one call for the next must not leak into calls that differ."""
+    x = qkv(nq=8, nk=32)
+    wide = dict(x, q=np.pad(x["q"], ((0, 0), (0, 0), (0, 3), (0, 0)))[:, :, :8])  # other strides
+    short = dict(x, k=x["k"][:, :, :20], v=x["v"][:, :, :20])
+    fixed = {name: array.copy() for name, array in x.items()}
+    for array in fixed.values():
+        array.flags.writeable = False
+    with ctx.plan("softmax", **x) as plan:
+        for _ in range(2):
+            for tensors in (x, x, wide, x, short, short, fixed, x):
+                want = expected(**tensors)[0]
+                first = plan.execute(**tensors)["o"]
+                assert close(first, want)
+                o = np.full_like(first, np.nan)
+                result = plan.execute(**tensors, out={"o": o})
+                assert result["o"] is o and close(o, want)
+                assert close(plan.execute(**tensors, o=o)["o"], want)
+                assert close(first, want)  # an output of its own each time
+        for _ in range(2):
+            assert close(plan.execute(**x, scale=0.25)["o"], expected(**x, scale=0.25)[0])
+            assert close(plan.execute(**x)["o"], expected(**x)[0])
+        o = np.zeros_like(first)
+        o.flags.writeable = False
+        for out in ({"o": o}, {"q": first}, {"nothing": first}):
+            with pytest.raises(attune.Error):
+                plan.execute(**x, out=out)
+            plan.execute(**x)
+        with pytest.raises(attune.Error):
+            plan.execute(**x, out={"o": first}, o=first)
+        array = weakref.ref(x["q"])
+        del x, wide, short, tensors, fixed
+        gc.collect()
+        assert array() is None
+
+
 def test_plan_outlives_its_context():
     x = qkv()
     with attune.Context(tune="off", wisdom="") as context:

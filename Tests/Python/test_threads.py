@@ -156,3 +156,20 @@ def test_fork_while_others_compute(ctx):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_sleeping_workers_keep_their_cpus():
+    """A worker that sleeps is kept from its caller's CPU when it is woken, and only then."""
+    x = qkv(nq=256, nk=256)
+    with attune.Context(threads=2, tune="off", wisdom="") as context:
+        with context.plan("softmax", **x, kernel="reference") as plan:
+            assert plan.info["workers"] == 2
+            before = set(os.listdir("/proc/self/task"))
+            plan.execute(**x)
+            for _ in range(20):
+                time.sleep(0.005)  # longer than a worker polls
+                plan.execute(**x)
+            time.sleep(0.05)
+            workers = set(os.listdir("/proc/self/task")) - before
+            for task in workers | {str(threading.get_native_id())}:
+                assert os.sched_getaffinity(int(task)) == os.sched_getaffinity(0), task

@@ -14,10 +14,14 @@
 #else
 #define ATTUNE_KIT_BLOCK_SPARSE_INL_H_
 #endif
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 #include <string.h>
 
+#include <type_traits>
+
 #include "_kit/dot-inl.h"
+#include "_kit/lane_dot-inl.h"
 #include "_kit/online_softmax-inl.h"
 #include "_kit/pack-inl.h"
 #include "_kit/tile-inl.h"
@@ -85,7 +89,8 @@ struct StoredRows {
   }
 };
 
-// Keys and values read where they are: for few rows, as in decoding. Those from `split` on lie elsewhere, as f32.
+// Keys and values read where they are: for few rows, as in decoding. Those from `split` on lie elsewhere, as f32. Of one
+// thread at a time, because it remembers what to look ahead for.
 class KeysInPlace {
  public:
   KeysInPlace(StoredRows k, StoredRows v, size_t depth, size_t width, int64_t split = INT64_MAX, StoredRows k2 = {},
@@ -98,6 +103,29 @@ class KeysInPlace {
       k.With(row, [&](const auto* p) { Dots(rows, n, depth_, q, ld_q, p, size_t(k.stride), s + j, ld_s); });
     });
   }
+  // The same for rows that are a panel, see LaneDots: for more than a few. `buffer`: kPieceKeys rows of ld_buffer floats.
+  HWY_INLINE void PanelScores(int rows, const float* panel, int64_t first, size_t begin, size_t end, float* s,
+                              size_t ld_s, float* buffer, size_t ld_buffer) const {
+    ForEachPart(first, begin, end, k_, k2_, [&](const StoredRows& k, int64_t row, size_t j, size_t n) {
+      k.With(row, [&](const auto* p) {
+        using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
+        if constexpr (sizeof(T) == sizeof(float)) {
+          LaneDots(rows, n, depth_, panel, p, size_t(k.stride), s + j, ld_s, &ahead_);
+        } else {
+          for (size_t i = 0; i < n; i++) Widen(p + int64_t(i) * k.stride, depth_, 1.0f, buffer + i * ld_buffer);
+          LaneDots(rows, n, depth_, panel, buffer, ld_buffer, s + j, ld_s, &ahead_);
+        }
+      });
+    });
+  }
+  // Products from now on ask for rows [first + begin, first + end) of the keys or values ahead of their use.
+  HWY_INLINE void LookAhead(bool values, int64_t first, size_t begin, size_t end) const {
+    const int64_t j = first + int64_t(begin);
+    const StoredRows& x = j < split_ ? (values ? v_ : k_) : (values ? v2_ : k2_);
+    const int64_t row = j < split_ ? j : j - split_, size = x.dtype == ATTUNE_F32 ? 4 : 2;
+    ahead_ = RowsAhead(static_cast<const char*>(x.data) + row * x.stride * size, x.stride * size,
+                       (values ? width_ : depth_) * size_t(size), end - begin);
+  }
   template <int kRows>
   HWY_INLINE void Add(int rows, const float* p, size_t ld_p, int64_t first, size_t begin, size_t end, float* o,
                       size_t ld_o) const {
@@ -107,9 +135,9 @@ class KeysInPlace {
         const size_t ld_v = size_t(values.stride);
         size_t e = 0;
         for (; e + kPanel <= whole; e += kPanel) {
-          TileRows<2, true, kRows>(rows, n, p + j, ld_p, v + e, ld_v, o + e, ld_o);
+          TileRows<2, true, kRows>(rows, n, p + j, ld_p, v + e, ld_v, o + e, ld_o, &ahead_);
         }
-        if (e < whole) TileRows<1, true, kRows>(rows, n, p + j, ld_p, v + e, ld_v, o + e, ld_o);
+        if (e < whole) TileRows<1, true, kRows>(rows, n, p + j, ld_p, v + e, ld_v, o + e, ld_o, &ahead_);
         if (whole == width_) return;
         // The columns beyond the last whole vector are copied: reading them in place would go beyond the row.
         HWY_ALIGN float tail[kPieceKeys * kLanes];
@@ -137,6 +165,7 @@ class KeysInPlace {
   StoredRows k_, v_, k2_, v2_;
   size_t depth_, width_;
   int64_t split_;
+  mutable RowsAhead ahead_;
 };
 
 // Query rows and what they have accumulated. Row lengths are multiples of 32, q is scaled to units of log2.

@@ -17,6 +17,19 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace hn = hwy::HWY_NAMESPACE;
 
+// sum of a[i] * b[i], i < n. Reads both up to a multiple of kLanes; what is there does not matter.
+HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
+  const hn::ScalableTag<float> d;
+  auto sum = hn::Zero(d);
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
+  if (i < n) {
+    const auto rest = hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i));
+    sum = hn::Add(sum, hn::IfThenElseZero(hn::FirstN(d, n - i), rest));
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
 // The sum of the 128-bit blocks of x.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> SumOfBlocks(D d, V x) {

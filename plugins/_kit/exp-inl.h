@@ -49,21 +49,38 @@ HWY_INLINE V Exp2(D d, V x) {
 #endif
 }
 
+#if HWY_TARGET == HWY_AVX3
+alignas(64) constexpr float kPowersOf2[32] = {  // 2^(i/32)
+    1.00000000f, 1.02189720f, 1.04427373f, 1.06714046f, 1.09050775f, 1.11438680f, 1.13878858f, 1.16372490f,
+    1.18920708f, 1.21524739f, 1.24185777f, 1.26905096f, 1.29683959f, 1.32523668f, 1.35425556f, 1.38390994f,
+    1.41421354f, 1.44518077f, 1.47682619f, 1.50916445f, 1.54221082f, 1.57598090f, 1.61049032f, 1.64575553f,
+    1.68179286f, 1.71861935f, 1.75625217f, 1.79470909f, 1.83400810f, 1.87416768f, 1.91520655f, 1.95714414f,
+};
+#endif
+
 // e^x, error at most 2 ulp where the result is normal; results below the smallest normal number are 0, e^-inf is
 // exactly 0.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp(D d, V x) {
-  const V log2e = hn::Set(d, 1.44269504088896341f);
 #if HWY_TARGET == HWY_AVX3
-  // Below -105 the result is 0, and n * ln 2 would no longer cancel x. The operands in this order let a NaN through.
+  // x log2(e) = n + r with n a multiple of 1/32: adding 1.5 * 2^18 rounds to that, and leaves 32 n in the low bits, of
+  // which the last five pick 2^(n mod 1) from two registers. So small an r needs a polynomial of degree 2 only.
+  // Below -105 the result is 0. The operands in this order let a NaN through.
   const V clamped = V{_mm512_max_ps(_mm512_set1_ps(-105.0f), x.raw)};
-  const V n = V{_mm512_roundscale_ps(hn::Mul(clamped, log2e).raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  const V log2e = hn::Set(d, 0x1.715476p+0f), rest = hn::Set(d, 0x1.4ae0cp-26f), magic = hn::Set(d, 0x1.8p+18f);
+  const V rounded = hn::MulAdd(clamped, log2e, magic), n = hn::Sub(rounded, magic);
+  const V r = hn::MulAdd(clamped, rest, hn::MulSub(clamped, log2e, n));
+  const V power = V{_mm512_permutex2var_ps(_mm512_load_ps(kPowersOf2), _mm512_castps_si512(rounded.raw),
+                                           _mm512_load_ps(kPowersOf2 + 16))};
+  const V slope = hn::MulAdd(hn::Set(d, 0x1.ebfd02p-3f), r, hn::Set(d, 0x1.62e584p-1f));
+  const V p = hn::MulAdd(slope, hn::Mul(power, r), power);
+  return V{_mm512_scalef_ps(p.raw, n.raw)};  // times 2^floor(n)
 #else
+  const V log2e = hn::Set(d, 1.44269504088896341f);
   const V least = hn::Set(d, -87.336544f), most = hn::Set(d, 88.722839f);  // 2^-126, the largest f32
   const auto normal = hn::Ge(x, least);
   const V clamped = hn::Min(hn::Max(x, least), most);
   const V n = hn::Round(hn::Mul(clamped, log2e));
-#endif
   // ln 2 in two parts, the first with trailing zeros, so that n * ln 2 is exact enough.
   V r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), clamped);
   r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
@@ -73,9 +90,6 @@ HWY_INLINE V Exp(D d, V x) {
   p = hn::MulAdd(p, r, hn::Set(d, 0.16666521f));
   p = hn::MulAdd(p, r, hn::Set(d, 0.49999994f));
   p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(d, 1.0f));
-#if HWY_TARGET == HWY_AVX3
-  return V{_mm512_scalef_ps(p.raw, n.raw)};
-#else
   const V y = hn::IfThenElseZero(normal, ScaleByPowerOf2(d, p, n));
   return hn::IfThenElse(hn::Le(x, most), y, hn::Add(x, hn::Set(d, __builtin_inff())));  // inf or NaN
 #endif

@@ -103,6 +103,17 @@ HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float
   }
 }
 
+// The other way: rows[r * ld + c] = panel[c * kPanel + r] for r < kPanel, c < columns. The panel is read, and rows are
+// written, up to a multiple of kPanel columns. block: scratch for kPanel * kPanel floats.
+HWY_INLINE void TransposeFromPanel(const float* panel, size_t columns, float* block, float* rows, size_t ld) {
+  for (size_t c = 0; c < columns; c += kPanel) {
+    const float* pointers[kPanel];
+    for (size_t i = 0; i < kPanel; i++) pointers[i] = panel + (c + i) * kPanel;
+    TransposeToPanel(pointers, kPanel, block);
+    for (size_t i = 0; i < kPanel; i++) memcpy(rows + i * ld + c, block + i * kPanel, sizeof(float) * kPanel);
+  }
+}
+
 #endif  // ATTUNE_ISA
 }  // namespace HWY_NAMESPACE
 }  // namespace attune_kit

@@ -8,7 +8,10 @@
 #else
 #define ATTUNE_KIT_TILE_INL_H_
 #endif
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
+
+#include <type_traits>
 
 #include "_kit/storage-inl.h"
 
@@ -28,11 +31,34 @@ constexpr int kTileRows = 4;  // without FMA a product needs a register too
 #endif
 constexpr size_t kPanel = 2 * kLanes;  // columns of a panel
 
+// Rows that will be needed soon. A tile asks for one cache line per step, so that the lines come in while it computes and
+// never hold up what it needs itself.
+class RowsAhead {
+ public:
+  RowsAhead() = default;
+  // n rows of `bytes` bytes, `distance` bytes apart.
+  RowsAhead(const void* rows, int64_t distance, size_t bytes, size_t n)
+      : at_(static_cast<const char*>(rows)), distance_(distance), bytes_(bytes), rows_(bytes > 0 ? n : 0) {}
+  HWY_INLINE void Next() {
+    if (rows_ == 0) return;
+    hwy::Prefetch(at_ + offset_);
+    offset_ += 64;
+    if (offset_ < bytes_) return;
+    offset_ = 0, at_ += distance_, rows_--;
+  }
+
+ private:
+  const char* at_ = nullptr;
+  int64_t distance_ = 0;
+  size_t offset_ = 0, bytes_ = 0, rows_ = 0;
+};
+struct NothingAhead {};
+
 // C[kRows x kVectors*kLanes] = (kAdd ? C : 0) + A B. lda, ldb, ldc: distances of rows in elements; a panel's ldb is
-// kPanel. B may be f32, bf16 or f16: 16-bit storage is widened as it is loaded.
-template <int kRows, int kVectors, bool kAdd, class T>
+// kPanel. B may be f32, bf16 or f16: 16-bit storage is widened as it is loaded. `ahead`: RowsAhead, or absent.
+template <int kRows, int kVectors, bool kAdd, class T, class Ahead = NothingAhead>
 HWY_INLINE void Tile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const T* HWY_RESTRICT b, size_t ldb,
-                     float* HWY_RESTRICT c, size_t ldc) {
+                     float* HWY_RESTRICT c, size_t ldc, Ahead* ahead = nullptr) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   V sum[kRows][kVectors];
@@ -65,7 +91,13 @@ HWY_INLINE void Tile(size_t depth, const float* HWY_RESTRICT a, size_t lda, cons
       __asm__("" : "+r"(rows[i / 3]));  // or the compiler finds out that one pointer would do
     }
   };
-  for (; depth > 0; depth--, move(1)) step(0);
+  if constexpr (std::is_same_v<Ahead, RowsAhead>) {
+    RowsAhead lines = *ahead;  // in registers
+    for (; depth > 0; depth--, move(1)) step(0), lines.Next();
+    *ahead = lines;
+  } else {
+    for (; depth > 0; depth--, move(1)) step(0);
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
 #pragma GCC unroll 8
@@ -74,11 +106,49 @@ HWY_INLINE void Tile(size_t depth, const float* HWY_RESTRICT a, size_t lda, cons
 }
 
 // The same for 1 <= rows <= kRows known at run time. Each row's sum is formed in the same order whatever `rows` is.
-template <int kVectors, bool kAdd, int kRows = kTileRows, class T>
+template <int kVectors, bool kAdd, int kRows = kTileRows, class T, class Ahead = NothingAhead>
 HWY_INLINE void TileRows(int rows, size_t depth, const float* a, size_t lda, const T* b, size_t ldb, float* c,
-                         size_t ldc) {
-  if (rows >= kRows) return Tile<kRows, kVectors, kAdd>(depth, a, lda, b, ldb, c, ldc);
-  if constexpr (kRows > 1) TileRows<kVectors, kAdd, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
+                         size_t ldc, Ahead* ahead = nullptr) {
+  if (rows >= kRows) return Tile<kRows, kVectors, kAdd>(depth, a, lda, b, ldb, c, ldc, ahead);
+  if constexpr (kRows > 1) TileRows<kVectors, kAdd, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc, ahead);
+}
+
+// C[kRows x kVectors*kLanes] += A^T B, where column k of A^T is a[k * lda ...]: Tile with A the other way round.
+template <int kRows, int kVectors>
+HWY_INLINE void TransposedTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b,
+                               size_t ldb, float* HWY_RESTRICT c, size_t ldc) {
+  const hn::ScalableTag<float> d;
+  using V = hn::Vec<decltype(d)>;
+  V sum[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) sum[i][v] = hn::LoadU(d, c + i * ldc + v * kLanes);
+  }
+  for (size_t k = 0; k < depth; k++) {
+    V row[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) row[v] = hn::LoadU(d, b + k * ldb + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) {
+      const V scalar = hn::Set(d, a[k * lda + i]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, row[v], sum[i][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; i++) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; v++) hn::StoreU(sum[i][v], d, c + i * ldc + v * kLanes);
+  }
+}
+
+// The same for 1 <= rows <= kRows known at run time. Each row's sum is formed in the same order whatever `rows` is.
+template <int kVectors, int kRows = kTileRows>
+HWY_INLINE void TransposedTileRows(int rows, size_t depth, const float* a, size_t lda, const float* b, size_t ldb,
+                                   float* c, size_t ldc) {
+  if (rows >= kRows) return TransposedTile<kRows, kVectors>(depth, a, lda, b, ldb, c, ldc);
+  if constexpr (kRows > 1) TransposedTileRows<kVectors, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
 }
 
 // C[rows x columns] += A B for 1 <= rows <= kRows and columns a multiple of kLanes. Few rows take many columns at a

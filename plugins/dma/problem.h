@@ -2,10 +2,13 @@
 // kernel.
 #ifndef ATTUNE_DMA_PROBLEM_H_
 #define ATTUNE_DMA_PROBLEM_H_
+#include "_kit/parallel.h"
 #include "_kit/scalar.h"
 
 namespace dma {
 
+using attune_kit::Cancelled;
+using attune_kit::Parallel;
 using attune_kit::View;
 
 enum BiasMode { kExp, kLinear, kBiasGiven, kNoBias };

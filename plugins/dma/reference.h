@@ -36,9 +36,5 @@ void ForEachKept(const Problem& c, int64_t b, int64_t h, int64_t i, const Refere
   }
 }
 
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
-
 }  // namespace dma
 #endif  // ATTUNE_DMA_REFERENCE_H_

@@ -1,10 +1,12 @@
 // One call by meaning: which tensor is which, and where each sequence lies. Shared by the reference and every kernel.
 #ifndef ATTUNE_LIGHTNING_PROBLEM_H_
 #define ATTUNE_LIGHTNING_PROBLEM_H_
+#include "_kit/parallel.h"
 #include "_kit/scalar.h"
 
 namespace lightning {
 
+using attune_kit::Cancelled;
 using attune_kit::View;
 
 // Orders of the tables in tables.h.
@@ -54,10 +56,6 @@ inline Problem ReadBackward(const attune_exec& x) {
   p.dq = View(x.tensors[kDq]), p.dk = View(x.tensors[kDk]), p.dv = View(x.tensors[kDV]);
   p.dkv_state = View(x.tensors[kDKvState]), p.dslopes = View(x.tensors[kDSlopes]);
   return p;
-}
-
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
 }
 
 }  // namespace lightning

@@ -1,10 +1,13 @@
 // One call by meaning: which tensor is which, and what a query sees. Shared by the references and every kernel.
 #ifndef ATTUNE_LLA_PROBLEM_H_
 #define ATTUNE_LLA_PROBLEM_H_
+#include "_kit/parallel.h"
 #include "_kit/scalar.h"
 
 namespace lla {
 
+using attune_kit::Cancelled;
+using attune_kit::Parallel;
 using attune_kit::View;
 
 // Orders of the tables in tables.h.
@@ -35,10 +38,6 @@ Problem ReadBackward(const attune_exec& x);
 
 // The keys and values of one kv head go out behind the cached ones, which already lie there if they are in place.
 void WriteCaches(const Problem& c, int64_t b, int64_t head);
-
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
 
 }  // namespace lla
 #endif  // ATTUNE_LLA_PROBLEM_H_

@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "_kit/pack-inl.h"
+#include "_kit/rows-inl.h"
 #include "lla/problem.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -20,26 +20,13 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace kit = attune_kit::HWY_NAMESPACE;
 using kit::kLanes;
 using kit::kPanel;
-
-constexpr size_t PadTo32(int64_t n) {
-  return size_t(n + 31) / 32 * 32;
-}
+using kit::PadTo32;
+using kit::StoreRow;
 
 // dst[0, PadTo32(n)) = factor * the row of a tensor that begins at element `at`, then zeros.
 HWY_INLINE void LoadRow(const View& t, int64_t at, int64_t n, float factor, float* dst) {
-  const int64_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
   memset(dst + PadTo32(n) - 32, 0, sizeof(float) * 32);
-  kit::WithFloatType(t.DType(), static_cast<const char*>(t.Data()) + at * size,
-                     [&](const auto* p) { kit::Widen(p, size_t(n), factor, dst); });
-}
-
-// Row of a tensor = factor * src[0, n), rounded once.
-HWY_INLINE void StoreRow(const float* src, int64_t n, float factor, const View& t, int64_t at) {
-  const int64_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
-  kit::WithFloatType(t.DType(), static_cast<char*>(t.Data()) + at * size, [&](const auto* p) {
-    using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-    kit::Narrow(src, size_t(n), factor, const_cast<T*>(p));
-  });
+  kit::LoadRow(t, at, size_t(n), factor, dst);
 }
 
 // From here on n is a multiple of kLanes.
@@ -72,20 +59,6 @@ HWY_INLINE void AddScaled(float* y, float factor, const float* x, size_t n) {
 HWY_INLINE void Multiply(float* y, const float* x, size_t n) {
   const hn::ScalableTag<float> d;
   for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::LoadU(d, y + i)), d, y + i);
-}
-
-// f(i, worker) for every i < n, in any order.
-template <class F>
-attune_status Parallel(const attune_exec& x, int64_t n, const F& f) {
-  struct Call {
-    const attune_exec* x;
-    const F* f;
-  } call = {&x, &f};
-  const auto piece = [](void* arg, int64_t begin, int64_t end, uint32_t worker) {
-    const Call& call = *static_cast<Call*>(arg);
-    for (int64_t i = begin; i < end && !Cancelled(*call.x); i++) (*call.f)(i, worker);
-  };
-  return n > 0 ? x.host->parallel_for(&x, n, 1, piece, &call) : ATTUNE_OK;
 }
 
 #endif  // ATTUNE_ISA

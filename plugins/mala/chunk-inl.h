@@ -74,7 +74,7 @@ class Chunk {
     });
   }
 
-  // Rows of a head that the next chunk of `left` will need.
+  // Rows of a head that the next chunk of `left` will read, or write: a store waits for its cache line too.
   struct Next {
     const Rows& rows;
     int64_t batch, head, length;

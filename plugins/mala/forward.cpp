@@ -17,26 +17,26 @@ namespace {
 constexpr int64_t kTileChunks = 8;  // chunks of queries per task, bidirectional form
 
 // Rows of outputs are made of two sums over the tokens j that row r sees: o_r = f_r A_r (sum of B_j v_j^T)
-// + g_r (sum of v_j).
+// + g_r (sum of v_j). h_r = g_r / f_r.
 struct Factors {
-  float f[kMaxChunk], g[kMaxChunk];
+  float f[kMaxChunk], g[kMaxChunk], h[kMaxChunk];
 
   // z: <a_r, sum of b_j>. Row r sees first + r * step tokens.
   Factors(const Problem& c, const float* z, size_t rows, int64_t first, int64_t step) {
     for (size_t r = 0; r < rows; r++) {
       const double count = double(first) + double(int64_t(r) * step), share = count > 0 ? 1 / count : 0;
       const double mean = c.scale * share * z[r], beta = 1 + 1 / (mean + c.norm_eps);
-      f[r] = float(beta * c.scale * share), g[r] = float(-mean * share);
+      f[r] = float(beta * c.scale * share), g[r] = float(-mean * share), h[r] = float(-share * z[r] / beta);
     }
   }
 };
 
-// Writes f_r o_r + g_r v for the rows of a chunk; without f: o_r + g_r v.
+// Writes f_r o_r + g_r v for the rows of a chunk.
 void StoreRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
-               const float* f, const float* g, const float* v) {
+               const Factors& by, const float* v) {
   WithRow(c.o, batch, head, 0, [&](auto* p) HWY_ATTR {
     for (size_t r = 0; r < t.n; r++) {
-      StoreCombined(f ? f[r] : 1, k.m.o + r * w.ld_v, g[r], v, c.Dv, p + t.at[r] * c.o.row);
+      StoreCombined(by.f[r], k.m.o + r * w.ld_v, by.g[r], v, c.Dv, p + t.at[r] * c.o.row);
     }
   });
 }
@@ -49,11 +49,11 @@ void WriteBidirectional(const Problem& c, const Layout& w, const Chunk& k, int64
                                                              w.ld_v, k.m.ahead);
   kit::Dots(1, t.n, c.D, sums.z, 0, k.a, w.ld_d, z, 0);
   const Factors by(c, z, t.n, *sums.n, 0);
-  StoreRows(c, w, k, batch, head, t, by.f, by.g, sums.v);
+  StoreRows(c, w, k, batch, head, t, by, sums.v);
 }
 
 // Outputs of the queries of a chunk whose keys are loaded. before: the sums over the n tokens before the chunk; prefix:
-// memory. The two sums over the tokens of the chunk become one, of f_r <A_r, B_j> + g_r times v_j.
+// memory. The two sums over the tokens of the chunk become one, of <A_r, B_j> + h_r times v_j.
 void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                  const Slot& before, int64_t n, const Prefix& prefix) {
   float z[kMaxChunk];
@@ -66,10 +66,9 @@ void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batc
     kit::AddScoreSums(k.m, t.n, z);
   }
   const Factors by(c, z, t.n, n + 1, 1);
-  for (size_t r = 0; r < t.n; r++) AddToScaled(by.f[r], by.g[r], r + 1, k.m.a + r * k.m.ld_a);
-  kit::DecayRows(k.m.q, w.ld_d, t.n, c.D, by.f, 1);
+  for (size_t r = 0; r < t.n; r++) AddToRow(by.h[r], r + 1, k.m.a + r * k.m.ld_a);
   kit::Outputs(k.m, t.n, before.p);
-  StoreRows(c, w, k, batch, head, t, nullptr, by.g, before.v);
+  StoreRows(c, w, k, batch, head, t, by, before.v);
 }
 
 // Task = a few chunks of queries of one head.
@@ -84,7 +83,7 @@ attune_status Bidirectional(const attune_exec& x, const Problem& c, const Layout
     for (Range left = Range::Piece(task % tiles, tile, c.Nq); left.begin < left.end;) {
       t.Take(w.chunk, &left);
       chunk.LoadQueries(batch, head, t);
-      chunk.FetchLater({{c.q, batch, head, c.D}}, left);
+      chunk.FetchLater({{c.q, batch, head, c.D}, {c.o, batch, head, c.Dv}}, left);
       WriteBidirectional(c, w, chunk, batch, head, t, sums);
     }
   });
@@ -103,8 +102,10 @@ attune_status Causal(const attune_exec& x, const Problem& c, const Layout& w) {
       const int64_t n = c.in.Count(batch) + left.begin;
       t.Take(w.chunk, &left);
       chunk.LoadKeys(batch, shared, t);
-      chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}}, left);
-      for (int64_t g = shared * c.Group(); g < (shared + 1) * c.Group(); g++) {
+      const int64_t first = shared * c.Group();
+      chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}, {c.q, batch, first, c.D},
+                        {c.o, batch, first, c.Dv}}, left);
+      for (int64_t g = first; g < first + c.Group(); g++) {
         chunk.LoadQueries(batch, g, t);
         WriteCausal(c, w, chunk, batch, g, t, sums, n, prefix);
       }

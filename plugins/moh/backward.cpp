@@ -222,15 +222,17 @@ class Backward {
         if (!t.Find(r, size_t(rows), j, size_t(keys))) continue;
         t.Fill<kPlain>(c_, packed, r, Of(b, head, i));
         if (g_.dq) {
-          AddProduct<false>(t.seen, t.rows, t.ds, t.ld_s, packed.key_rows + j * ld_q_, size_t(ld_q_), size_t(c_.D),
-                            Dq(slice, routes_.First(b, head) + i), size_t(ld_q_));
+          kit::AddProduct<false>(t.seen, t.rows, t.ds, t.ld_s, packed.key_rows + j * ld_q_, size_t(ld_q_), size_t(c_.D),
+                                 Dq(slice, routes_.First(b, head) + i), size_t(ld_q_));
         }
         if (!fresh) continue;
         t.FindColumns();
         if (g_.dv) {
-          AddProduct<true>(t.columns, t.keys, t.p, t.ld_s, r.d_o, size_t(ld_v_), size_t(c_.Dv), t.dv, t.ld_v);
+          kit::AddProduct<true>(t.columns, t.keys, t.p, t.ld_s, r.d_o, size_t(ld_v_), size_t(c_.Dv), t.dv, t.ld_v);
         }
-        if (g_.dk) AddProduct<true>(t.columns, t.keys, t.ds, t.ld_s, r.q, size_t(ld_q_), size_t(c_.D), t.dk, t.ld_q);
+        if (g_.dk) {
+          kit::AddProduct<true>(t.columns, t.keys, t.ds, t.ld_s, r.q, size_t(ld_q_), size_t(c_.D), t.dk, t.ld_q);
+        }
       }
       for (int64_t key = j > c_.Np ? j : c_.Np; key < j + keys; key++) {
         const int64_t n = key - c_.Np;

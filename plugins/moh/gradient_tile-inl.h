@@ -5,14 +5,15 @@
 #else
 #define ATTUNE_MOH_GRADIENT_TILE_INL_H_
 #endif
+#include "_kit/ranged_products-inl.h"
 #include "moh/attention-inl.h"
 #include "moh/backward.h"
-#include "moh/products-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moh {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
+using kit::Range;
 
 // Gathered rows of one kv head: queries times scale (and log2(e) where scores are in that unit), upstream gradients
 // times their gates, lse in the unit of the scores, delta_i = <do_i, o_i>, and what each sees.

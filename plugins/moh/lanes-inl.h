@@ -9,19 +9,14 @@
 #endif
 #include <type_traits>
 
+#include "_kit/query_lanes-inl.h"
 #include "moh/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace moh {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
-
-// Rows of a register tile: rows * 2 accumulators + 2 columns + 1 broadcast fit the register file.
-#if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64
-constexpr int kLaneRows = 12;
-#else
-constexpr int kLaneRows = kTileRows;
-#endif
+using kit::kLaneTileRows;
 
 // Memory of one worker, for tiles of `rows` query rows, a multiple of 32, and `keys` keys.
 struct LaneMemory {
@@ -69,7 +64,9 @@ class QueryLanes {
   template <class F>
   void ForEachRow(F f) {
     for (size_t r = 0; r < rows_; r++) {
-      if (r % kPanel == 0) Transpose(r / kPanel);
+      if (r % kPanel == 0) {
+        kit::TransposeFromPanel(w_.o + r * w_.ld_o, size_t(c_.Dv), w_.rows, w_.out, w_.ld_o);
+      }
       float* row = w_.out + r % kPanel * w_.ld_o;
       const bool empty = Empty(r);
       if (empty) memset(row, 0, sizeof(float) * w_.ld_o);
@@ -84,7 +81,6 @@ class QueryLanes {
     const float* at;
     size_t ld;
   };
-  using V = hn::Vec<hn::ScalableTag<float>>;
 
   bool Empty(size_t r) const { return w_.visible[r].end <= w_.visible[r].begin; }
 
@@ -144,9 +140,9 @@ class QueryLanes {
 
     const float* q = w_.q + p * kPanel * w_.ld_q;
     float *s = w_.s, *o = w_.o + p * kPanel * w_.ld_o;
-    for (size_t j = any_begin; j < any_end; j += kLaneRows) {
-      const int n = any_end - j < size_t(kLaneRows) ? int(any_end - j) : kLaneRows;
-      kit::TileRows<2, false, kLaneRows>(n, size_t(c_.D), k.at + j * k.ld, k.ld, q, kPanel, s + j * kPanel, kPanel);
+    for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
+      const int n = any_end - j < size_t(kLaneTileRows) ? int(any_end - j) : kLaneTileRows;
+      kit::TileRows<2, false, kLaneTileRows>(n, size_t(c_.D), k.at + j * k.ld, k.ld, q, kPanel, s + j * kPanel, kPanel);
     }
     if (any_begin < all_begin || all_end < any_end) {
       HWY_ALIGN int32_t from[kPanel], to[kPanel];
@@ -154,133 +150,21 @@ class QueryLanes {
         const Interval own = w_.visible[p * kPanel + i];
         from[i] = int32_t(in_tile(own.begin)), to[i] = int32_t(in_tile(own.end));
       }
-      Hide(s, any_begin, all_begin, from, to);
-      Hide(s, all_end, any_end, from, to);
+      kit::HideFromLanes(s, any_begin, all_begin, from, to);
+      kit::HideFromLanes(s, all_end, any_end, from, to);
     }
-    Softmax(p, s, any_begin, all_begin, all_end, any_end);
-    for (size_t e = 0; e < size_t(c_.Dv); e += kLaneRows) {
-      const int n = size_t(c_.Dv) - e < size_t(kLaneRows) ? int(size_t(c_.Dv) - e) : kLaneRows;
+    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel,
+                        size_t(c_.Dv), o);
+    for (size_t e = 0; e < size_t(c_.Dv); e += kLaneTileRows) {
+      const int n = size_t(c_.Dv) - e < size_t(kLaneTileRows) ? int(size_t(c_.Dv) - e) : kLaneTileRows;
       const auto add = [&](auto masked, size_t first, size_t last) {
         if (first >= last) return;
-        AddValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
-                                           o + e * kPanel);
+        kit::AddLaneValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
+                                                    o + e * kPanel);
       };
       add(std::true_type(), any_begin, all_begin);
       add(std::false_type(), all_begin, all_end);
       add(std::true_type(), all_end, any_end);
-    }
-  }
-
-  // Scores of the queries that do not see the key become -inf, whatever they were.
-  static void Hide(float* s, size_t begin, size_t end, const int32_t* from, const int32_t* to) {
-    const hn::ScalableTag<float> d;
-    const hn::RebindToSigned<decltype(d)> di;
-    for (size_t j = begin; j < end; j++) {
-      const auto key = hn::Set(di, int32_t(j));
-      for (size_t i = 0; i < kPanel; i += kLanes) {
-        const auto visible = hn::AndNot(hn::Lt(key, hn::Load(di, from + i)), hn::Lt(key, hn::Load(di, to + i)));
-        float* at = s + j * kPanel + i;
-        hn::StoreU(hn::IfThenElse(hn::RebindMask(d, visible), hn::LoadU(d, at), hn::Set(d, -INFINITY)), d, at);
-      }
-    }
-  }
-
-  // Scores become weights; hidden ones, outside of all_begin to all_end, become -1. The state follows.
-  HWY_NOINLINE void Softmax(size_t p, float* s, size_t any_begin, size_t all_begin, size_t all_end, size_t any_end) {
-    const hn::ScalableTag<float> d;
-    const V none = hn::Set(d, -INFINITY);
-    for (size_t lane = 0; lane < kPanel; lane += kLanes) {
-      float *m = w_.m + p * kPanel + lane, *sum = w_.sum + p * kPanel + lane, *at = s + lane;
-      V top = none, top2 = none;
-      size_t j = any_begin;
-      for (; j + 2 <= any_end; j += 2) {
-        top = hn::Max(top, hn::LoadU(d, at + j * kPanel)), top2 = hn::Max(top2, hn::LoadU(d, at + (j + 1) * kPanel));
-      }
-      if (j < any_end) top = hn::Max(top, hn::LoadU(d, at + j * kPanel));
-      top = hn::Max(top, top2);
-      const V old = hn::LoadU(d, m);
-      const V now = hn::IfThenElse(hn::Gt(top, old), top, old);    // a NaN is left to the weights
-      const V shift = hn::IfThenZeroElse(hn::Eq(now, none), now);  // never -inf - -inf
-      V part = hn::Zero(d), part2 = part;
-      const auto hidden_too = [&](size_t begin, size_t end) {
-        for (size_t i = begin; i < end; i++) {
-          const V x = hn::LoadU(d, at + i * kPanel), weight = kit::Exp2(d, hn::Sub(x, shift));
-          part = hn::Add(part, weight);
-          hn::StoreU(hn::IfThenElse(hn::Eq(x, none), hn::Set(d, -1.0f), weight), d, at + i * kPanel);
-        }
-      };
-      hidden_too(any_begin, all_begin);
-      for (j = all_begin; j + 2 <= all_end; j += 2) {
-        const V a = kit::Exp2(d, hn::Sub(hn::LoadU(d, at + j * kPanel), shift));
-        const V b = kit::Exp2(d, hn::Sub(hn::LoadU(d, at + (j + 1) * kPanel), shift));
-        hn::StoreU(a, d, at + j * kPanel), hn::StoreU(b, d, at + (j + 1) * kPanel);
-        part = hn::Add(part, a), part2 = hn::Add(part2, b);
-      }
-      if (j < all_end) {
-        const V a = kit::Exp2(d, hn::Sub(hn::LoadU(d, at + j * kPanel), shift));
-        hn::StoreU(a, d, at + j * kPanel);
-        part = hn::Add(part, a);
-      }
-      hidden_too(all_end, any_end);
-      part = hn::Add(part, part2);
-      if (hn::AllTrue(d, hn::Eq(now, old))) {
-        hn::StoreU(hn::Add(hn::LoadU(d, sum), part), d, sum);
-        continue;
-      }
-      const V factor = kit::Exp2(d, hn::Sub(old, shift));  // from -inf it is 0, and nothing was accumulated yet
-      float* o = w_.o + p * kPanel * w_.ld_o + lane;
-      for (int64_t e = 0; e < c_.Dv; e++, o += kPanel) hn::StoreU(hn::Mul(hn::LoadU(d, o), factor), d, o);
-      hn::StoreU(hn::MulAdd(hn::LoadU(d, sum), factor, part), d, sum);
-      hn::StoreU(now, d, m);
-    }
-  }
-
-  // o[e][queries] += sum over keys of v[key][e] * weights[key][queries] for e < n. kMasked: weights below 0 are hidden;
-  // what belongs to them is not taken.
-  template <bool kMasked, int kRows = kLaneRows>
-  static HWY_INLINE void AddValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o) {
-    if (n >= kRows) return AddValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o);
-    if constexpr (kRows > 1) AddValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o);
-  }
-  template <bool kMasked, int kRows>
-  static HWY_NOINLINE void AddValuesOf(size_t keys, const float* HWY_RESTRICT v, size_t ld_v,
-                                       const float* HWY_RESTRICT weights, float* HWY_RESTRICT o) {
-    const hn::ScalableTag<float> d;
-    V sum[kRows][2];
-#pragma GCC unroll 16
-    for (int e = 0; e < kRows; e++) {
-      sum[e][0] = hn::LoadU(d, o + e * kPanel), sum[e][1] = hn::LoadU(d, o + e * kPanel + kLanes);
-    }
-    for (size_t j = 0; j < keys; j++, v += ld_v, weights += kPanel) {
-      const V p0 = hn::LoadU(d, weights), p1 = hn::LoadU(d, weights + kLanes);
-#pragma GCC unroll 16
-      for (int e = 0; e < kRows; e++) {
-        const V x = hn::Set(d, v[e]);
-        if constexpr (kMasked) {
-          const V zero = hn::Zero(d);
-          sum[e][0] = hn::IfThenElse(hn::Lt(p0, zero), sum[e][0], hn::MulAdd(x, p0, sum[e][0]));
-          sum[e][1] = hn::IfThenElse(hn::Lt(p1, zero), sum[e][1], hn::MulAdd(x, p1, sum[e][1]));
-        } else {
-          sum[e][0] = hn::MulAdd(x, p0, sum[e][0]), sum[e][1] = hn::MulAdd(x, p1, sum[e][1]);
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int e = 0; e < kRows; e++) {
-      hn::StoreU(sum[e][0], d, o + e * kPanel), hn::StoreU(sum[e][1], d, o + e * kPanel + kLanes);
-    }
-  }
-
-  // Outputs of panel p as rows.
-  HWY_NOINLINE void Transpose(size_t p) const {
-    const float* o = w_.o + p * kPanel * w_.ld_o;
-    for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
-      const float* pointers[kPanel];
-      for (size_t i = 0; i < kPanel; i++) pointers[i] = o + (e + i) * kPanel;  // up to ld_o
-      kit::TransposeToPanel(pointers, kPanel, w_.rows);
-      for (size_t i = 0; i < kPanel; i++) {
-        memcpy(w_.out + i * w_.ld_o + e, w_.rows + i * kPanel, sizeof(float) * kPanel);
-      }
     }
   }
 

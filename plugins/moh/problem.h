@@ -2,10 +2,13 @@
 // Shared by the reference and every kernel, so that addressing is decided in one place.
 #ifndef ATTUNE_MOH_PROBLEM_H_
 #define ATTUNE_MOH_PROBLEM_H_
+#include "_kit/parallel.h"
 #include "_kit/scalar.h"
 
 namespace moh {
 
+using attune_kit::Cancelled;
+using attune_kit::Parallel;
 using attune_kit::View;
 
 // Orders of the tables in tables.h.
@@ -108,10 +111,6 @@ attune_status Check(const attune_exec* x);
 
 // Appends the new keys and values of a kv head to its caches; copies the old ones unless they already lie there.
 void WriteCaches(const Problem& c, int64_t b, int64_t head);
-
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
 
 }  // namespace moh
 #endif  // ATTUNE_MOH_PROBLEM_H_

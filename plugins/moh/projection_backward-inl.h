@@ -5,7 +5,6 @@
 #else
 #define ATTUNE_MOH_PROJECTION_BACKWARD_INL_H_
 #endif
-#include "moh/products-inl.h"
 #include "moh/routes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -104,9 +103,9 @@ class ProjectionBackward {
       const int rows = count - i < kTileRows ? int(count - i) : kTileRows;
       const float* dy = dy_ + first + int64_t(i);
       if (width > kLanes) {
-        AddTile<true, 2>(rows, size_t(c_.Tokens()), dy, ld_dy_, o_ + e, ld_, sums + i * kPanel, kPanel);
+        kit::TransposedTileRows<2>(rows, size_t(c_.Tokens()), dy, ld_dy_, o_ + e, ld_, sums + i * kPanel, kPanel);
       } else {
-        AddTile<true, 1>(rows, size_t(c_.Tokens()), dy, ld_dy_, o_ + e, ld_, sums + i * kPanel, kPanel);
+        kit::TransposedTileRows<1>(rows, size_t(c_.Tokens()), dy, ld_dy_, o_ + e, ld_, sums + i * kPanel, kPanel);
       }
     }
     for (size_t i = 0; i < count; i++) {

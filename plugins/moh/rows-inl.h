@@ -9,7 +9,8 @@
 
 #include <type_traits>
 
-#include "_kit/pack-inl.h"
+#include "_kit/dot-inl.h"
+#include "_kit/rows-inl.h"
 #include "moh/problem.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,31 +22,14 @@ namespace kit = attune_kit::HWY_NAMESPACE;
 using kit::kLanes;
 using kit::kPanel;
 using kit::kTileRows;
+using kit::DotRow;
+using kit::LoadRow;
+using kit::PadTo32;
+using kit::StoreRow;
+using kit::WithRow;
 
 constexpr size_t kPackKeys = 64;  // keys that are packed at a time; a multiple of every kPanel
 
-// Floats of a row of n columns in scratch memory: whole vectors and panels fit.
-constexpr size_t PadTo32(int64_t n) {
-  return size_t(n + 31) / 32 * 32;
-}
-
-// Calls f(typed pointer) with the row that begins at element `offset` of a tensor.
-template <class F>
-HWY_INLINE void WithRow(const View& t, int64_t offset, F f) {
-  const int64_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
-  kit::WithFloatType(t.DType(), static_cast<const char*>(t.Data()) + offset * size, f);
-}
-// dst[0, n) = factor * row, zeros up to a multiple of kLanes.
-HWY_INLINE void LoadRow(const View& t, int64_t offset, size_t n, float factor, float* dst) {
-  WithRow(t, offset, [&](const auto* p) { kit::Widen(p, n, factor, dst); });
-}
-// row[0, n) = factor * src, rounded once. Reads src up to a multiple of kLanes.
-HWY_INLINE void StoreRow(const float* src, size_t n, float factor, const View& t, int64_t offset) {
-  WithRow(t, offset, [&](const auto* p) {
-    using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-    kit::Narrow(src, n, factor, const_cast<T*>(p));
-  });
-}
 inline void ClearRow(const View& t, int64_t offset, size_t n) {
   const size_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
   memset(static_cast<char*>(t.Data()) + size_t(offset) * size, 0, n * size);
@@ -64,21 +48,9 @@ inline void GatherHeads(const View& x, int64_t b, int64_t t, int64_t heads, int6
   memset(row + heads * width, 0, sizeof(float) * (ld - size_t(heads * width)));
 }
 
-// sum of a[i] * b[i], i < n. Reads both up to a multiple of kLanes; what is there does not matter.
-HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
-  const hn::ScalableTag<float> d;
-  auto sum = hn::Zero(d);
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
-  if (i < n) {
-    const auto rest = hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i));
-    sum = hn::Add(sum, hn::IfThenElseZero(hn::FirstN(d, n - i), rest));
-  }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
-}
-
-// The same sum in the order of kit::Tile. Where a row sees one key, its output is that value, and what a score's
-// gradient subtracts must be the very number that it is subtracted from: then dq and dk are 0 and no rounding errors.
+// sum of a[i] * b[i], i < n, in the order of kit::Tile, unlike DotRow. Where a row sees one key, its output is that
+// value, and what a score's gradient subtracts must be the very number that it is subtracted from: then dq and dk are 0
+// and no rounding errors.
 HWY_INLINE float DotInOrder(const float* a, const float* b, size_t n) {
   const hn::CappedTag<float, 1> one;
   auto sum = hn::Zero(one);

@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "_kit/pack-inl.h"
+#include "_kit/rows-inl.h"
 #include "nsa/problem.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -20,24 +20,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 namespace kit = attune_kit::HWY_NAMESPACE;
 using kit::kLanes;
 using kit::kPanel;
+using kit::LoadRow;
+using kit::PadTo32;
+using kit::StoreRow;
+using kit::WithRow;
 
-// Calls f(typed pointer) with the row that begins at an offset of a tensor of f32, bf16 or f16.
-template <class F>
-HWY_INLINE void WithRow(const View& t, int64_t offset, F f) {
-  const int64_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
-  kit::WithFloatType(t.DType(), static_cast<const char*>(t.Data()) + offset * size, f);
-}
-// dst[0, n) = factor * row, zeros up to a multiple of kLanes.
-HWY_INLINE void LoadRow(const View& t, int64_t offset, size_t n, float factor, float* dst) {
-  WithRow(t, offset, [&](const auto* p) { kit::Widen(p, n, factor, dst); });
-}
-// row[0, n) = factor * src, rounded once.
-HWY_INLINE void StoreRow(const float* src, size_t n, float factor, const View& t, int64_t offset) {
-  WithRow(t, offset, [&](const auto* p) {
-    using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-    kit::Narrow(src, n, factor, const_cast<T*>(p));
-  });
-}
 HWY_INLINE void AddRow(const View& t, int64_t offset, size_t n, float factor, float* dst) {
   WithRow(t, offset, [&](const auto* p) { kit::AddScaled(p, n, factor, dst); });
 }

@@ -15,7 +15,6 @@ namespace HWY_NAMESPACE {
 namespace {
 
 // Phases: caches (step); keys made ready; tiles of queries. What a task writes depends on sizes and knobs alone.
-template <bool kPacked>
 class Forward {
  public:
   Forward(const attune_exec& x, const Problem& c)
@@ -27,19 +26,13 @@ class Forward {
       at += size_t(heads) * PadTo32(rows) * row;
       return p;
     };
-    ld_k_ = kPacked ? size_t(c.D) : PadTo32(c.D), ld_v_ = PadTo32(c.Dv);
-    compress_k_ = c.Scores() || c.k_cmp_out || c.k_state_out;
-    compress_v_ = c.use[kCmp] || c.v_cmp_out || c.v_state_out;
-    // In place only those compressed keys are made that do not exist yet.
-    first_made_ = kPacked ? 0 : c.key.n_known;
-    const int64_t missing = c.Nc - first_made_;
-    made_[kCmp] = {take(compress_k_ ? missing : 0, ld_k_), take(compress_v_ ? missing : 0, ld_v_)};
-    own_window_ = c.use[kSwa] && (c.key.own_window || c.value.own_window);
-    const bool tokens = kPacked && (c.use[kSlc] || (c.use[kSwa] && !own_window_));
-    made_[kSlc] = {take(tokens ? c.Nk : 0, ld_k_), take(tokens ? c.Nk : 0, ld_v_)};
-    pack_tokens_ = tokens, pack_window_ = kPacked && own_window_;
-    made_[kSwa] = {take(pack_window_ ? c.Nk : 0, ld_k_), take(pack_window_ ? c.Nk : 0, ld_v_)};
-    if (!own_window_) made_[kSwa] = made_[kSlc];
+    ld_v_ = PadTo32(c.Dv);
+    const auto prepare = [&](int64_t rows) { return Prepared{take(rows, size_t(c.D)), take(rows, ld_v_)}; };
+    made_[kCmp] = prepare(MakesKeys(c) || MakesValues(c) ? c.Nc : 0);
+    pack_window_ = c.use[kSwa] && (c.key.own_window || c.value.own_window);
+    pack_tokens_ = c.use[kSlc] || (c.use[kSwa] && !pack_window_);
+    made_[kSlc] = prepare(pack_tokens_ ? c.Nk : 0);
+    made_[kSwa] = pack_window_ ? prepare(c.Nk) : made_[kSlc];
     scratch_ = at;
     const size_t rows = 32 * (PadTo32(c.D) + PadTo32(c.Dv)), tile = TileMemory::Make(c, positions_, nullptr, nullptr);
     scratch_floats_ = rows > tile ? rows : tile;
@@ -54,10 +47,10 @@ class Forward {
     const int64_t heads = c_.B * c_.Hkv, tiles = (c_.Nq + positions_ - 1) / positions_;
     attune_status status = ATTUNE_OK;
     if (c_.k_cache_out) {
-      status = Parallel(x_, heads, [&](int64_t n, uint32_t) { Append(n / c_.Hkv, n % c_.Hkv); });
+      status = Parallel(x_, heads, [&](int64_t n, uint32_t) { AppendToCaches(c_, n / c_.Hkv, n % c_.Hkv); });
     }
     const auto chunks = [](int64_t rows) { return (rows + kPackRows - 1) / kPackRows; };
-    const int64_t cmp = compress_k_ || compress_v_ ? chunks(c_.Nc - first_made_) : 0;
+    const int64_t cmp = MakesKeys(c_) || MakesValues(c_) ? chunks(c_.Nc) : 0;
     const int64_t tok = pack_tokens_ ? chunks(c_.Nk) : 0;
     const int64_t all = cmp + tok + (pack_window_ ? chunks(c_.Nk) : 0);
     if (status == ATTUNE_OK) {
@@ -85,76 +78,41 @@ class Forward {
   }
 
  private:
-  using Keys = std::conditional_t<kPacked, kit::PackedKeys, kit::KeysInPlace>;
-
   Prepared Of(BranchId id, int64_t b, int64_t head, int64_t rows) const {
     const size_t at = size_t(b * c_.Hkv + head) * PadTo32(rows);
-    return {made_[id].keys + at * ld_k_, made_[id].values + at * ld_v_};
+    return {made_[id].keys + at * size_t(c_.D), made_[id].values + at * ld_v_};
   }
 
-  void Append(int64_t b, int64_t head) const {
-    AppendTokens(c_.k_cache, c_.k_new, c_.k_cache_out, b, head, c_.D);
-    AppendTokens(c_.v_cache, c_.v_new, c_.v_cache_out, b, head, c_.Dv);
-    if (c_.k_state_out) CopyState(c_.key, c_.k_state_out, b, head);
-    if (c_.v_state_out) CopyState(c_.value, c_.v_state_out, b, head);
-  }
-
-  // Entries first_made_ + [first, first + kPackRows).
+  // Entries [first, first + kPackRows).
   void Compress(int64_t b, int64_t head, int64_t first, float* rows) const {
-    const int64_t n = c_.Nc - first_made_;
-    const Prepared to = Of(kCmp, b, head, n);
+    const Prepared to = Of(kCmp, b, head, c_.Nc);
     float* token = rows + 32 * PadTo32(c_.D);
-    const auto store = [&](const Compression& x, const float* row, int64_t entry, const View& out, const View& state) {
-      if (out) StoreRow(row, size_t(x.width), 1, out, out.Offset(b, head, entry));
-      if (state && entry >= x.n_known) StoreRow(row, size_t(x.width), 1, state, state.Offset(b, head, entry));
-    };
-    const auto key = [&](int64_t j, float* row) {
-      CompressRow(c_, c_.key, b, head, first_made_ + j, token, row);
-      store(c_.key, row, first_made_ + j, c_.k_cmp_out, c_.k_state_out);
-    };
-    const int64_t last = n < first + kPackRows ? n : first + kPackRows;
-    if (compress_k_ && kPacked) PackPanels(first, n, size_t(c_.D), rows, to.keys, key);
-    for (int64_t j = first; j < last && compress_k_ && !kPacked; j++) key(j, to.keys + size_t(j) * ld_k_);
-    for (int64_t j = first; j < last && compress_v_; j++) {
-      float* row = to.values + size_t(j) * ld_v_;
-      CompressRow(c_, c_.value, b, head, first_made_ + j, token, row);
-      store(c_.value, row, first_made_ + j, c_.v_cmp_out, c_.v_state_out);
+    const auto key = [&](int64_t j, float* row) { MakeEntry(c_, true, b, head, j, token, row); };
+    if (MakesKeys(c_)) PackPanels(first, c_.Nc, size_t(c_.D), rows, to.keys, key);
+    const int64_t last = c_.Nc < first + kPackRows ? c_.Nc : first + kPackRows;
+    for (int64_t j = first; j < last && MakesValues(c_); j++) {
+      MakeEntry(c_, false, b, head, j, token, to.values + size_t(j) * ld_v_);
     }
   }
 
-  static kit::StoredRows Stored(const View& t, int64_t b, int64_t head) {
-    if (!t) return {nullptr, ATTUNE_F32, 0};
-    const int64_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
-    return {static_cast<const char*>(t.Data()) + t.Offset(b, head) * size, t.DType(), t.Stride(2)};
-  }
-
-  Keys KeysOf(BranchId id, int64_t b, int64_t head) const {
-    const size_t depth = size_t(c_.D), width = size_t(c_.Dv);
-    const Prepared made = Of(id, b, head, id == kCmp ? c_.Nc - first_made_ : c_.Nk);
-    if constexpr (kPacked) {
-      return Keys(made.keys, made.values, depth, width, ld_v_);
-    } else if (id == kCmp) {
-      return Keys(Stored(c_.key.known, b, head), Stored(c_.value.known, b, head), depth, width, first_made_,
-                  {made.keys, ATTUNE_F32, int64_t(ld_k_)}, {made.values, ATTUNE_F32, int64_t(ld_v_)});
-    } else {
-      return Keys(Stored(id == kSlc ? c_.k : c_.k_swa, b, head), Stored(id == kSlc ? c_.v : c_.v_swa, b, head), depth,
-                  width);
-    }
+  kit::PackedKeys KeysOf(BranchId id, int64_t b, int64_t head) const {
+    const Prepared made = Of(id, b, head, id == kCmp ? c_.Nc : c_.Nk);
+    return {made.keys, made.values, size_t(c_.D), size_t(c_.Dv), ld_v_};
   }
 
   void Tile(int64_t b, int64_t head, int64_t first, uint32_t worker) const {
     TileMemory w;
     TileMemory::Make(c_, positions_, scratch_ + worker * scratch_floats_, &w);
-    const BranchKeys<Keys> keys = {{KeysOf(kCmp, b, head), KeysOf(kSlc, b, head), KeysOf(kSwa, b, head)}};
+    const BranchKeys<kit::PackedKeys> keys = {{KeysOf(kCmp, b, head), KeysOf(kSlc, b, head), KeysOf(kSwa, b, head)}};
     const int64_t count = c_.Nq - first < positions_ ? c_.Nq - first : positions_;
-    QueryTile<Keys>(c_, w, keys, b, head, first, count).Run();
+    QueryTile<kit::PackedKeys>(c_, w, keys, b, head, first, count).Run();
   }
 
   const attune_exec& x_;
   const Problem& c_;
-  int64_t positions_, first_made_;
-  size_t ld_k_, ld_v_, scratch_floats_;
-  bool compress_k_, compress_v_, own_window_, pack_tokens_, pack_window_;
+  int64_t positions_;
+  size_t ld_v_, scratch_floats_;
+  bool pack_tokens_, pack_window_;
   Prepared made_[kBranches];
   float *scratch_, *end_;
 };
@@ -163,19 +121,11 @@ class Forward {
 
 attune_status PackedForward(const attune_exec* x) {
   const Problem c = ReadForward(*x);
-  return Forward<true>(*x, c).Run();
+  return Forward(*x, c).Run();
 }
 attune_status PackedStep(const attune_exec* x) {
   const Problem c = ReadStep(*x);
-  return Forward<true>(*x, c).Run();
-}
-attune_status RowsForward(const attune_exec* x) {
-  const Problem c = ReadForward(*x);
-  return Forward<false>(*x, c).Run();
-}
-attune_status RowsStep(const attune_exec* x) {
-  const Problem c = ReadStep(*x);
-  return Forward<false>(*x, c).Run();
+  return Forward(*x, c).Run();
 }
 
 #endif  // ATTUNE_ISA

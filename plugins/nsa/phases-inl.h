@@ -12,22 +12,30 @@ namespace nsa {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
+// Step: new tokens behind the cached ones, known compressed entries into their successor.
+inline void AppendToCaches(const Problem& c, int64_t b, int64_t head) {
+  AppendTokens(c.k_cache, c.k_new, c.k_cache_out, b, head, c.D);
+  AppendTokens(c.v_cache, c.v_new, c.v_cache_out, b, head, c.Dv);
+  if (c.k_state_out) CopyState(c.key, c.k_state_out, b, head);
+  if (c.v_state_out) CopyState(c.value, c.v_state_out, b, head);
 }
 
-// f(i, worker) for every i < n, in any order.
-template <class F>
-attune_status Parallel(const attune_exec& x, int64_t n, const F& f) {
-  struct Call {
-    const attune_exec* x;
-    const F* f;
-  } call = {&x, &f};
-  const auto piece = [](void* arg, int64_t begin, int64_t end, uint32_t worker) {
-    const Call& call = *static_cast<Call*>(arg);
-    for (int64_t i = begin; i < end && !Cancelled(*call.x); i++) (*call.f)(i, worker);
-  };
-  return n > 0 ? x.host->parallel_for(&x, n, 1, piece, &call) : ATTUNE_OK;
+// Which compressed keys and values a call makes, for its own use or for its outputs.
+inline bool MakesKeys(const Problem& c) {
+  return c.Scores() || c.k_cmp_out || c.k_state_out;
+}
+inline bool MakesValues(const Problem& c) {
+  return c.use[kCmp] || c.v_cmp_out || c.v_state_out;
+}
+
+// Makes entry `entry` of the compressed keys or values as f32, and stores it wherever it is asked for. `token`: scratch.
+HWY_INLINE void MakeEntry(const Problem& c, bool keys, int64_t b, int64_t head, int64_t entry, float* token,
+                          float* row) {
+  const Compression& x = keys ? c.key : c.value;
+  const View &out = keys ? c.k_cmp_out : c.v_cmp_out, &state = keys ? c.k_state_out : c.v_state_out;
+  CompressRow(c, x, b, head, entry, token, row);
+  if (out) StoreRow(row, size_t(x.width), 1, out, out.Offset(b, head, entry));
+  if (state && entry >= x.n_known) StoreRow(row, size_t(x.width), 1, state, state.Offset(b, head, entry));
 }
 
 // Keys or values of one (batch, kv head) that are made ready once per call.

@@ -32,11 +32,15 @@ constexpr attune_knob kRowsKnobs[] = {
 #define ATTUNE_NSA_COMPRESSED "4*B*Hkv*(Nc+32)*(D+Dv+64)"
 #define ATTUNE_NSA_BLOCKS "max(p.top_n,S)"
 
-constexpr attune_kernel Packed(const char* workspace, double efficiency) {
+// A step of few tokens behind very many reads a small part of them: a copy of all would cost more time and memory than
+// everything else.
+constexpr char kFewCached[] = "Nk<=4096*Nq||Nq>16";
+constexpr attune_kernel Packed(const char* workspace, double efficiency, const char* when = nullptr) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "keys packed once, tiles of positions with all heads of a group");
   k.knobs = Span(kPackedKnobs);
   k.knob_when = "k.rows<=16||k.rows<2*Hq/Hkv*Nq";
+  k.when = when;
   k.workspace = workspace;
   // Every token is read, and its f32 copy written and read: too much for a few queries.
   k.bytes = "bytes(q)+bytes(o)+12*B*Hkv*Nk*(D+Dv)";
@@ -53,7 +57,15 @@ constexpr attune_kernel Rows(const char* workspace, double efficiency) {
 }
 constexpr char kForwardPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)*"
                                   "(1+(has(k_swa)||has(v_swa)))";
-constexpr char kForwardRows[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED;
+// Generous: what rows.cpp makes ready, keeps per tile and needs per worker. At most 256 characters.
+#define ATTUNE_NSA_ROWS(made)                                                                                       \
+  "4*(B*Hkv*(" made ")*(D+Dv+64)+B*max(0,2*Nq-1)*(Hq*(Nc+3*Dv+214)+Hkv*(11*Nk/p.cmp_stride+45*Dv+1700+min(Nk+3," \
+  ATTUNE_NSA_BLOCKS ")))+(min(k.rows,Nq*Hq/Hkv)+Hq/Hkv+31)/16*16*(48*Dv+$workers*(3*(D+Dv)+288)+1632)+"              \
+  "$workers*96*(D+80))"
+constexpr char kForwardRows[] = ATTUNE_NSA_ROWS("Nc");
+constexpr char kStepRows[] = ATTUNE_NSA_ROWS("Nc-has(k_cmp_state)*Ncp");
+// ReferenceMemory behind the compressed rows.
+#define ATTUNE_NSA_REFERENCE "Nk+4*(Nk/p.sel_block)+Dv+8)"
 constexpr char kStepPacked[] = ATTUNE_NSA_TILE "+" ATTUNE_NSA_COMPRESSED "+4*B*Hkv*(Nk+32)*(D+Dv+64)";
 
 const attune_kernel kForwardKernels[] = {
@@ -68,21 +80,21 @@ const attune_kernel kForwardKernels[] = {
     OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRows, 0.3)),
     OnIsa(kNeon, "packed_neon", N_NEON::PackedForward, Packed(kForwardPacked, 0.6)),
 #endif
-    Reference(ReferenceForward, "8*(Nc*(D+Dv+2)+5*Nk+Dv+4)"),
+    Reference(ReferenceForward, "8*(Nc*(D+Dv+2)+" ATTUNE_NSA_REFERENCE),
 };
 const attune_kernel kStepKernels[] = {
 #if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kForwardRows, 0.3)),
-    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(kStepPacked, 0.6)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kForwardRows, 0.2)),
-    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(kStepPacked, 0.3)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kForwardRows, 0.08)),
-    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(kStepPacked, 0.08)),
+    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRows, 0.3)),
+    OnIsa(kAvx512, "packed_avx512", N_AVX3::PackedStep, Packed(kStepPacked, 0.6, kFewCached)),
+    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRows, 0.2)),
+    OnIsa(kAvx2, "packed_avx2", N_AVX2::PackedStep, Packed(kStepPacked, 0.3, kFewCached)),
+    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRows, 0.08)),
+    OnIsa(kSse4, "packed_sse4", N_SSE4::PackedStep, Packed(kStepPacked, 0.08, kFewCached)),
 #elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kForwardRows, 0.3)),
-    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(kStepPacked, 0.6)),
+    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRows, 0.3)),
+    OnIsa(kNeon, "packed_neon", N_NEON::PackedStep, Packed(kStepPacked, 0.6, kFewCached)),
 #endif
-    Reference(ReferenceStep, "8*(Nc*(D+Dv+2)+5*Nk+Dv+4)"),
+    Reference(ReferenceStep, "8*((Nc-has(k_cmp_state)*Ncp)*(D+Dv)+2*Nc+" ATTUNE_NSA_REFERENCE),
 };
 constexpr int64_t kBackwardRowValues[] = {32, 64};
 constexpr attune_knob kBackwardKnobs[] = {

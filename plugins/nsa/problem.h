@@ -1,10 +1,13 @@
 // One call of any entry by meaning: which tensor is which, who sees what. Shared by the references and every kernel.
 #ifndef ATTUNE_NSA_PROBLEM_H_
 #define ATTUNE_NSA_PROBLEM_H_
+#include "_kit/parallel.h"
 #include "_kit/scalar.h"
 
 namespace nsa {
 
+using attune_kit::Cancelled;
+using attune_kit::Parallel;
 using attune_kit::View;
 
 // The three attentions, in the order in which every table lists them.

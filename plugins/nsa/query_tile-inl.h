@@ -22,9 +22,6 @@ constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 // A score below which f32 probabilities have lost bits to underflow: then the selection is done again in double.
 constexpr float kLeastScore = 1e-30f;
 
-inline size_t PadTo32(int64_t n) {
-  return size_t(n + 31) / 32 * 32;
-}
 // Positions of a tile for a wanted number of rows.
 inline int64_t TilePositions(const Problem& c, int64_t rows) {
   const int64_t n = rows / (c.Group() > 0 ? c.Group() : 1);
@@ -37,40 +34,61 @@ inline int64_t MostBlocks(const Problem& c) {
   return !c.use[kSlc] ? 0 : blocks < wanted ? blocks : wanted;
 }
 
-// Scratch of one worker.
+// What a tile works on: what only one task needs, and what it keeps for later tasks.
 struct TileMemory {
   size_t ld_q, ld_o, ld_s, ld_p;
-  float *q, *q_cmp, *o, *out, *m, *sum, *piece, *scores, *p;
-  double *exact, *exact_score;
+  float *q, *q_cmp, *o, *out, *m, *sum, *piece;
   KeyRange* range;
-  int32_t *blocks, *n_blocks, *cursor;
+  int32_t* cursor;
+  // Kept: scores of compressed keys, the group's probabilities and chosen blocks of each position.
+  float *scores, *p;
+  double *exact, *exact_score;
+  int32_t *blocks, *n_blocks;
 
-  // Floats that one worker needs; with `at` also where they are.
+  // Floats of both; with `at` also where they are.
   static size_t Make(const Problem& c, int64_t positions, float* at, TileMemory* w) {
-    float* const begin = at;
-    const auto take = [&](size_t n) {
-      float* p = at;
-      at += (n + 15) / 16 * 16;
-      return p;
-    };
+    const size_t scratch = Scratch(c, positions, at, w);
+    return scratch + Kept(c, positions, at ? at + scratch : nullptr, w);
+  }
+  static size_t Scratch(const Problem& c, int64_t positions, float* at, TileMemory* w) {
+    Taker take = {at, at};
     TileMemory local;
     TileMemory& t = w ? *w : local;
-    const size_t rows = size_t(positions * c.Group()), count = size_t(positions);
+    const size_t rows = size_t(positions * c.Group());
     t.ld_q = PadTo32(c.D), t.ld_o = PadTo32(c.Dv);
+    t.q = take(rows * t.ld_q), t.q_cmp = take(c.own_q_cmp ? rows * t.ld_q : 0);
+    t.o = take(rows * t.ld_o), t.out = take(rows * t.ld_o);
+    t.m = take(rows), t.sum = take(rows * kLanes), t.piece = take(kit::kPieceFloats);
+    t.range = reinterpret_cast<KeyRange*>(take(2 * rows));
+    t.cursor = reinterpret_cast<int32_t*>(take(size_t(positions)));
+    if (!c.own_q_cmp) t.q_cmp = t.q;
+    return take.Size();
+  }
+  static size_t Kept(const Problem& c, int64_t positions, float* at, TileMemory* w) {
+    Taker take = {at, at};
+    TileMemory local;
+    TileMemory& t = w ? *w : local;
+    const size_t count = size_t(positions), rows = size_t(positions * c.Group());
     t.ld_s = c.Scores() ? PadTo32(c.Nc) + 80 : 0;
     t.ld_p = c.Selects() && c.Nk >= c.block ? size_t(ProbabilityRow(c)) : 0;
     t.exact = reinterpret_cast<double*>(take(2 * t.ld_p));
     t.exact_score = reinterpret_cast<double*>(take(c.Selects() ? 2 * size_t(c.Nk / c.block + 1) : 0));
-    t.q = take(rows * t.ld_q), t.q_cmp = take(c.own_q_cmp ? rows * t.ld_q : 0);
-    t.o = take(rows * t.ld_o), t.out = take(rows * t.ld_o);
-    t.m = take(rows), t.sum = take(rows * kLanes), t.piece = take(kit::kPieceFloats);
     t.scores = take(rows * t.ld_s), t.p = take(count * t.ld_p);
-    t.range = reinterpret_cast<KeyRange*>(take(2 * rows));
     t.blocks = reinterpret_cast<int32_t*>(take(count * size_t(MostBlocks(c))));
-    t.n_blocks = reinterpret_cast<int32_t*>(take(count)), t.cursor = reinterpret_cast<int32_t*>(take(count));
-    if (!c.own_q_cmp) t.q_cmp = t.q;
-    return size_t(at - begin);
+    t.n_blocks = reinterpret_cast<int32_t*>(take(count));
+    return take.Size();
   }
+
+ private:
+  struct Taker {
+    float *begin, *at;
+    float* operator()(size_t n) {
+      float* p = at;
+      at += (n + 15) / 16 * 16;
+      return p;
+    }
+    size_t Size() const { return size_t(at - begin); }
+  };
 };
 
 // The part of `v` that lies in the piece from key `piece` on.
@@ -86,16 +104,22 @@ class TileWalk {
   TileWalk(const Problem& c, const TileMemory& w, int64_t b, int64_t head, int64_t first, int64_t count)
       : c_(c), w_(w), b_(b), head_(head), first_(first), count_(count), rows_(count * c.Group()) {}
 
-  // Calls f(first key of a piece, first row, number of rows), the rows' keys being w.range[0, number). kSlc: the blocks
-  // must have been chosen; neighbours that share a block come together.
+  // Calls f(first key of a piece, first row, number of rows), the rows' keys being w.range[0, number), for the pieces of
+  // a part: `size` keys from the part * size-th on that any row sees; of kSlc, `size` blocks of all that any row chose.
+  // The blocks must have been chosen; neighbours that share a block come together.
   template <class F>
-  void ForEachPiece(BranchId id, F f) const {
-    if (id == kSlc) return ForEachBlock(f);
-    const Range begin = Seen(id, 0), end = Seen(id, count_ - 1);
-    Pieces(begin.begin, end.end, [&](int64_t j) {
+  void ForEachPiece(BranchId id, int64_t part, int64_t size, F f) const {
+    if (id == kSlc) return ForEachBlock(part * size, size, f);
+    const int64_t from = Seen(id, 0).begin / int64_t(kPanel) * int64_t(kPanel), to = Seen(id, count_ - 1).end;
+    const int64_t begin = from + part * size, end = to - begin < size ? to : begin + size;
+    for (int64_t j = begin; j < end; j += kPieceKeys) {
       for (int64_t i = 0; i < count_; i++) SetRange(i, Seen(id, i), j);
       f(j, int64_t(0), rows_);
-    });
+    }
+  }
+  template <class F>
+  void ForEachPiece(BranchId id, F f) const {
+    ForEachPiece(id, 0, INT64_MAX / 2, f);
   }
 
  protected:
@@ -116,15 +140,15 @@ class TileWalk {
     for (int64_t g = 0; g < c_.Group(); g++) w_.range[slot * c_.Group() + g] = InPiece(seen, piece);
   }
 
-  // All blocks that any position chose, in order.
+  // Blocks [first, first + number) of all that any position chose, in order.
   template <class F>
-  void ForEachBlock(F f) const {
+  void ForEachBlock(int64_t first, int64_t number, F f) const {
     const int64_t room = MostBlocks(c_);
     for (int64_t i = 0; i < count_; i++) w_.cursor[i] = 0;
     const auto next = [&](int64_t i) {
       return w_.cursor[i] < w_.n_blocks[i] ? w_.blocks[i * room + w_.cursor[i]] : INT32_MAX;
     };
-    for (;;) {
+    for (int64_t n = 0; n - first < number; n++) {
       int32_t block = INT32_MAX;
       for (int64_t i = 0; i < count_; i++) block = next(i) < block ? next(i) : block;
       if (block == INT32_MAX) break;
@@ -135,6 +159,7 @@ class TileWalk {
         }
         const int64_t begin = i;
         for (; i < count_ && next(i) == block; i++) w_.cursor[i]++;
+        if (n < first) continue;
         const Range all = c_.BlockTokens(block, c_.Position(first_ + i - 1));  // the last one sees most
         Pieces(all.begin, all.end, [&](int64_t j) {
           for (int64_t k = begin; k < i; k++) SetRange(k - begin, c_.BlockTokens(block, c_.Position(first_ + k)), j);
@@ -164,13 +189,7 @@ class QueryTile : public TileWalk {
       : TileWalk(c, w, b, head, first, count), keys_(keys) {}
 
   void Run() {
-    const float scale = float(c_.scale * kLog2E);
-    for (int64_t r = 0; r < rows_; r++) {
-      LoadRow(c_.q, c_.q.Offset(b_, this->Head(r), this->Query(r)), c_.D, scale, w_.q + r * w_.ld_q);
-      if (c_.own_q_cmp) {
-        LoadRow(c_.q_cmp, c_.q_cmp.Offset(b_, this->Head(r), this->Query(r)), c_.D, scale, w_.q_cmp + r * w_.ld_q);
-      }
-    }
+    Load();
     memset(w_.out, 0, sizeof(float) * rows_ * w_.ld_o);
     if (c_.Scores()) {
       Compressed();
@@ -181,9 +200,7 @@ class QueryTile : public TileWalk {
       Attend(kSlc);
     }
     if (c_.use[kSwa]) Attend(kSwa);
-    for (int64_t r = 0; r < rows_; r++) {
-      StoreRow(w_.out + r * w_.ld_o, c_.Dv, 1, c_.o, c_.o.Offset(b_, this->Head(r), this->Query(r)));
-    }
+    Store(0, rows_);
   }
 
   // Scores of all visible compressed keys, kept: softmax needs them once, the selection a second time.
@@ -220,7 +237,7 @@ class QueryTile : public TileWalk {
     }
   }
 
- private:
+ protected:
   using TileWalk::b_;
   using TileWalk::c_;
   using TileWalk::count_;
@@ -228,6 +245,23 @@ class QueryTile : public TileWalk {
   using TileWalk::head_;
   using TileWalk::rows_;
   using TileWalk::w_;
+
+  // The queries, in units of log2.
+  HWY_NOINLINE void Load() {
+    const float scale = float(c_.scale * kLog2E);
+    for (int64_t r = 0; r < rows_; r++) {
+      LoadRow(c_.q, c_.q.Offset(b_, this->Head(r), this->Query(r)), c_.D, scale, w_.q + r * w_.ld_q);
+      if (c_.own_q_cmp) {
+        LoadRow(c_.q_cmp, c_.q_cmp.Offset(b_, this->Head(r), this->Query(r)), c_.D, scale, w_.q_cmp + r * w_.ld_q);
+      }
+    }
+  }
+  // Rows [begin, end) of the result.
+  void Store(int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      StoreRow(w_.out + r * w_.ld_o, c_.Dv, 1, c_.o, c_.o.Offset(b_, this->Head(r), this->Query(r)));
+    }
+  }
 
   kit::SoftmaxRows Rows(const float* q, int64_t r) const {
     return {w_.ld_q, w_.ld_o, q + r * w_.ld_q, w_.o + r * w_.ld_o, w_.m + r, w_.sum + r * kLanes, w_.piece};
@@ -241,7 +275,7 @@ class QueryTile : public TileWalk {
     this->ForEachPiece(kCmp, [&](int64_t j, int64_t, int64_t) {
       kit::AddRanges(keys_.of[kCmp], j, size_t(rows_), w_.range, w_.scores + j, w_.ld_s, w_.o, w_.ld_o);
     });
-    Finish(kCmp);
+    Finish(kCmp, 0, rows_);
   }
 
   void Attend(BranchId id) {
@@ -249,7 +283,7 @@ class QueryTile : public TileWalk {
     this->ForEachPiece(id, [&](int64_t j, int64_t r, int64_t n) {
       kit::AttendPiece(keys_.of[id], j, Rows(w_.q, r), size_t(n), w_.range);
     });
-    Finish(id);
+    Finish(id, 0, rows_);
   }
 
   // Scores of position i become weights; if blocks are to be selected its group's probabilities are added up.
@@ -303,10 +337,10 @@ class QueryTile : public TileWalk {
     return SelectBlocks(c_, t, static_cast<const double*>(p), w_.exact_score, out, &least);
   }
 
-  // Normalises the rows of a branch, stores what is asked for and adds them to the result.
-  HWY_NOINLINE void Finish(BranchId id) {
+  // Normalises rows [begin, end) of a branch, stores what is asked for and adds them to the result.
+  HWY_NOINLINE void Finish(BranchId id, int64_t begin, int64_t end) {
     const hn::ScalableTag<float> d;
-    for (int64_t r = 0; r < rows_; r++) {
+    for (int64_t r = begin; r < end; r++) {
       const int64_t h = this->Head(r), i = this->Query(r);
       const float total = Total(r), inverse = total == 0 ? 0 : 1 / total;
       float *o = w_.o + r * w_.ld_o, *out = w_.out + r * w_.ld_o;

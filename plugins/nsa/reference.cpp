@@ -5,16 +5,16 @@
 namespace nsa {
 
 ReferenceMemory::ReferenceMemory(const Problem& c, void* workspace) {
-  const int64_t keys = c.Nk > c.Nc ? c.Nk : c.Nc;
+  const int64_t keys = c.Nk > c.Nc ? c.Nk : c.Nc, most = c.Nk / c.block + 1;  // most blocks
   k_cmp = static_cast<double*>(workspace);
-  v_cmp = k_cmp + c.Nc * c.D;
-  p = v_cmp + c.Nc * c.Dv;
+  v_cmp = k_cmp + (c.Nc - c.key.n_known) * c.D;
+  p = v_cmp + (c.Nc - c.value.n_known) * c.Dv;
   group = p + keys;
   score = group + c.Nc;
-  out = score + c.Nk;
+  out = score + most;
   spans = reinterpret_cast<Range*>(out + c.Dv);
-  blocks = reinterpret_cast<int32_t*>(spans + c.Nk + 1);
-  end = reinterpret_cast<double*>(blocks + c.Nk + c.Nk % 2);
+  blocks = reinterpret_cast<int32_t*>(spans + most);
+  end = reinterpret_cast<double*>(blocks + most + most % 2);
 }
 
 // ---- compression
@@ -37,14 +37,21 @@ double CompressedAt(const Problem& p, const Compression& c, int64_t b, int64_t h
 }
 
 void CompressAll(const Problem& c, int64_t b, int64_t head, bool keys, bool values, const ReferenceMemory& w) {
-  for (int64_t entry = 0; entry < c.Nc; entry++) {
-    for (int64_t e = 0; e < c.D && keys; e++) {
-      w.k_cmp[entry * c.D + e] = CompressedAt(c, c.key, b, head, entry, e);
-    }
-    for (int64_t e = 0; e < c.Dv && values; e++) {
-      w.v_cmp[entry * c.Dv + e] = CompressedAt(c, c.value, b, head, entry, e);
+  for (int64_t j = 0; j < c.Nc - c.key.n_known && keys; j++) {
+    for (int64_t e = 0; e < c.D; e++) {
+      w.k_cmp[j * c.D + e] = CompressedAt(c, c.key, b, head, c.key.n_known + j, e);
     }
   }
+  for (int64_t j = 0; j < c.Nc - c.value.n_known && values; j++) {
+    for (int64_t e = 0; e < c.Dv; e++) {
+      w.v_cmp[j * c.Dv + e] = CompressedAt(c, c.value, b, head, c.value.n_known + j, e);
+    }
+  }
+}
+
+Rows CompressedRows(const Problem& c, bool keys, int64_t b, int64_t head, const ReferenceMemory& m) {
+  const Compression& x = keys ? c.key : c.value;
+  return {&x.known, keys ? m.k_cmp : m.v_cmp, b, head, x.width, x.n_known};
 }
 
 // ---- one branch
@@ -54,14 +61,14 @@ Attended Attend(const Problem& c, BranchId id, int64_t b, int64_t head, int64_t 
   const int64_t t = c.Position(i);
   if (id == kCmp) {
     m.spans[0] = {0, c.VisibleCompressed(t)};
-    return {&c.q_cmp, {nullptr, m.k_cmp, b, head, c.D}, {nullptr, m.v_cmp, b, head, c.Dv}, m.spans, 1};
+    return {&c.q_cmp, CompressedRows(c, true, b, head, m), CompressedRows(c, false, b, head, m), m.spans, 1};
   }
   if (id == kSwa) {
     m.spans[0] = c.WindowTokens(t);
-    return {&c.q, {&c.k_swa, nullptr, b, head, c.D}, {&c.v_swa, nullptr, b, head, c.Dv}, m.spans, 1};
+    return {&c.q, {&c.k_swa, nullptr, b, head, c.D, INT64_MAX}, {&c.v_swa, nullptr, b, head, c.Dv, INT64_MAX}, m.spans, 1};
   }
   for (int64_t s = 0; s < n_blocks; s++) m.spans[s] = c.BlockTokens(m.blocks[s], t);
-  return {&c.q, {&c.k, nullptr, b, head, c.D}, {&c.v, nullptr, b, head, c.Dv}, m.spans, n_blocks};
+  return {&c.q, {&c.k, nullptr, b, head, c.D, INT64_MAX}, {&c.v, nullptr, b, head, c.Dv, INT64_MAX}, m.spans, n_blocks};
 }
 
 double Weights(const Problem& c, const Attended& a, int64_t b, int64_t h, int64_t i, double* p) {
@@ -179,16 +186,14 @@ attune_status Run(const attune_exec& x, const Problem& c) {
         AppendTokens(c.v_cache, c.v_new, c.v_cache_out, b, head, c.Dv);
       }
       CompressAll(c, b, head, c.Scores() || c.k_cmp_out, c.use[kCmp] || c.v_cmp_out || c.v_state_out, m);
-      for (int64_t entry = 0; entry < c.Nc; entry++) {
-        for (int64_t e = 0; e < c.D && c.k_cmp_out; e++) c.k_cmp_out.Put(m.k_cmp[entry * c.D + e], b, head, entry, e);
-        for (int64_t e = 0; e < c.Dv && c.v_cmp_out; e++) c.v_cmp_out.Put(m.v_cmp[entry * c.Dv + e], b, head, entry, e);
-        for (int64_t e = 0; e < c.D && c.k_state_out; e++) {
-          c.k_state_out.Put(m.k_cmp[entry * c.D + e], b, head, entry, e);
+      const auto store = [&](const Rows& rows, const View& out) {
+        for (int64_t j = 0; j < c.Nc && out; j++) {
+          for (int64_t e = 0; e < rows.width; e++) out.Put(rows.At(j, e), b, head, j, e);
         }
-        for (int64_t e = 0; e < c.Dv && c.v_state_out; e++) {
-          c.v_state_out.Put(m.v_cmp[entry * c.Dv + e], b, head, entry, e);
-        }
-      }
+      };
+      const Rows keys = CompressedRows(c, true, b, head, m), values = CompressedRows(c, false, b, head, m);
+      store(keys, c.k_cmp_out), store(keys, c.k_state_out);
+      store(values, c.v_cmp_out), store(values, c.v_state_out);
       for (int64_t i = 0; i < c.Nq; i++) {
         if (x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED)) return ATTUNE_E_CANCELLED;
         Query(c, b, head, i, m);

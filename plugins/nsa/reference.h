@@ -10,12 +10,14 @@ attune_status ReferenceForward(const attune_exec* x);
 attune_status ReferenceStep(const attune_exec* x);
 attune_status ReferenceBackward(const attune_exec* x);
 
-// Keys or values of a branch for one kv head: rows of a tensor, or of an array made before.
+// Keys or values of a branch for one kv head: `known` rows of a tensor, then those of an array made before.
 struct Rows {
   const View* view;
   const double* made;
-  int64_t b, head, width;
-  double At(int64_t j, int64_t e) const { return made ? made[j * width + e] : view->Get(b, head, j, e); }
+  int64_t b, head, width, known;
+  double At(int64_t j, int64_t e) const {
+    return j < known ? view->Get(b, head, j, e) : made[(j - known) * width + e];
+  }
 };
 
 // What one branch of one query attends to, for every head of the group.
@@ -28,18 +30,20 @@ struct Attended {
 
 // Scratch of one (batch, kv head).
 struct ReferenceMemory {
-  double *k_cmp, *v_cmp;  // Nc rows each
+  double *k_cmp, *v_cmp;  // the compressed rows that are not known
   double *p, *group, *score, *out;
   Range* spans;
   int32_t* blocks;
-  double* end;  // of this memory: 2 * Nk + 2 more doubles are spans and blocks
+  double* end;
   ReferenceMemory(const Problem& c, void* workspace);
 };
 
 // Entry c, component e of the compression of kv head `head`.
 double CompressedAt(const Problem& p, const Compression& c, int64_t b, int64_t head, int64_t entry, int64_t e);
-// Fills k_cmp and v_cmp, as far as anything uses them.
+// Fills k_cmp and v_cmp, as far as anything uses them. Then CompressedRows are the keys or the values.
 void CompressAll(const Problem& c, int64_t b, int64_t head, bool keys, bool values, const ReferenceMemory& w);
+
+Rows CompressedRows(const Problem& c, bool keys, int64_t b, int64_t head, const ReferenceMemory& m);
 
 // What branch `id` of query i attends to. For kSlc the blocks must have been chosen: m.blocks[0, n_blocks).
 Attended Attend(const Problem& c, BranchId id, int64_t b, int64_t head, int64_t i, int64_t n_blocks,

@@ -15,20 +15,6 @@ namespace sla {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
-// f(i, worker) for every i < n, in any order.
-template <class F>
-attune_status Parallel(const attune_exec& x, int64_t n, const F& f) {
-  struct Call {
-    const attune_exec* x;
-    const F* f;
-  } call = {&x, &f};
-  const auto piece = [](void* arg, int64_t begin, int64_t end, uint32_t worker) {
-    const Call& call = *static_cast<Call*>(arg);
-    for (int64_t i = begin; i < end && !Cancelled(*call.x); i++) (*call.f)(i, worker);
-  };
-  return n > 0 ? x.host->parallel_for(&x, n, 1, piece, &call) : ATTUNE_OK;
-}
-
 inline int64_t Pieces(int64_t n, int64_t size) {
   return n / size + (n % size != 0);
 }

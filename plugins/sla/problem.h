@@ -2,10 +2,13 @@
 // every kernel.
 #ifndef ATTUNE_SLA_PROBLEM_H_
 #define ATTUNE_SLA_PROBLEM_H_
+#include "_kit/parallel.h"
 #include "_kit/scalar.h"
 
 namespace sla {
 
+using attune_kit::Cancelled;
+using attune_kit::Parallel;
 using attune_kit::View;
 
 enum FeatureMap { kSoftmax, kElu1, kRelu };
@@ -43,10 +46,6 @@ struct Problem {
   // Key blocks that the linear branch of a query block leaves out.
   int64_t Excluded() const { return scope == kAll ? 0 : n_critical + n_negligible; }
 };
-
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
 
 // Valid as long as `x` is.
 Problem ReadForward(const attune_exec& x);

@@ -61,29 +61,29 @@ inline bool IsPlain(const Problem& c) {
   return !c.sigmoid && c.softcap == 0 && !c.slopes && !c.bias && !c.mask;
 }
 
-// Normalises and stores what query i of head h has accumulated, row[0, ld): m is the maximum of its scores and total
-// the sum of exp(score - m); 0 when it sees no key. With sigmoid the total is 1.
-HWY_INLINE void StoreRow(const Problem& c, const Sequence& s, int64_t h, int64_t i, float* row, size_t ld, double m,
-                         double total) {
+// What the outputs that query i of head h has accumulated are to be multiplied with; stores its lse. m is the maximum
+// of its scores and total the sum of exp(score - m); 0 when it sees no key, and then the outputs are 0 whatever lies in
+// the accumulator. With sigmoid the total is 1.
+HWY_INLINE float FactorOfRow(const Problem& c, const Sequence& s, int64_t h, int64_t i, double m, double total) {
   double factor = 1;
-  // No visible key, or all of them masked: the row is 0 whatever lies in the accumulator. A total of NaN is no empty
-  // row.
-  if (total == 0) memset(row, 0, sizeof(float) * ld);
   if (c.sinks && !c.sigmoid) {
     const double sink = c.sinks.Get(h), top = sink > m ? sink : m;
     factor = m > -INFINITY ? exp(m - top) : 0;
     total = total * factor + (sink > -INFINITY ? exp(sink - top) : 0);
     m = top;
   }
-  const int64_t at = c.QueryAt(c.o, s, h, i), size = c.o.view.DType() == ATTUNE_F32 ? 4 : 2;
-  kit::WithFloatType(c.o.view.DType(), static_cast<char*>(c.o.view.Data()) + at * size, [&](const auto* p) {
-    using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-    kit::Narrow(row, c.Dv, total == 0 || factor == 0 ? 0.0f : float(factor / total), const_cast<T*>(p));
-  });
   if (c.lse.view) {
     float* lse = static_cast<float*>(c.lse.view.Data()) + c.QueryAt(c.lse, s, h, i);
     *lse = total == 0 ? -INFINITY : float(m + log(total));
   }
+  return total == 0 || factor == 0 ? 0.0f : float(factor / total);
+}
+
+// Calls f(pointer) with the address of element `at` of a tensor of floats.
+template <class F>
+HWY_INLINE void WithElement(const View& view, int64_t at, F f) {
+  const int64_t size = view.DType() == ATTUNE_F32 ? 4 : 2;
+  kit::WithFloatType(view.DType(), static_cast<const char*>(view.Data()) + at * size, f);
 }
 
 // `rows` query rows of one kv head of one sequence, from `first` on: Start, then Attend or Take any number of times,
@@ -98,11 +98,9 @@ class Attention {
   Interval Start() {
     const float scale = float(kPlain ? c_.scale * kLog2E : c_.scale);
     Interval all = {INT64_MAX, INT64_MIN};
-    const int64_t size = c_.q.view.DType() == ATTUNE_F32 ? 4 : 2;
     for (size_t r = 0; r < rows_; r++) {
-      const int64_t at = c_.QueryAt(c_.q, s_, Head(r), Query(r));
-      kit::WithFloatType(c_.q.view.DType(), static_cast<const char*>(c_.q.view.Data()) + at * size,
-                         [&](const auto* p) { kit::Widen(p, c_.D, scale, w_.q + r * w_.ld_q); });
+      WithElement(c_.q.view, c_.QueryAt(c_.q, s_, Head(r), Query(r)),
+                  [&](const auto* p) { kit::Widen(p, c_.D, scale, w_.q + r * w_.ld_q); });
       const Interval v = w_.visible[r] = VisibleKeys(c_, s_, Query(r));
       if (v.end <= v.begin) continue;
       if (v.begin < all.begin) all.begin = v.begin;
@@ -219,8 +217,15 @@ class Attention {
     const hn::ScalableTag<float> d;
     const bool empty = w_.visible[r].end <= w_.visible[r].begin;
     const double total = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, w_.sum + r * kLanes)));
-    StoreRow(c_, s_, Head(r), Query(r), w_.o + r * w_.ld_o, w_.ld_o, empty ? -INFINITY : w_.m[r] * (kPlain ? kLn2 : 1),
-             empty ? 0 : c_.sigmoid ? 1 : total);
+    float* row = w_.o + r * w_.ld_o;
+    // A total of NaN is no empty row.
+    if (empty || (total == 0 && !c_.sigmoid)) memset(row, 0, sizeof(float) * w_.ld_o);
+    const float factor = FactorOfRow(c_, s_, Head(r), Query(r), empty ? -INFINITY : w_.m[r] * (kPlain ? kLn2 : 1),
+                                     empty ? 0 : c_.sigmoid ? 1 : total);
+    WithElement(c_.o.view, c_.QueryAt(c_.o, s_, Head(r), Query(r)), [&](const auto* p) {
+      using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
+      kit::Narrow(row, c_.Dv, factor, const_cast<T*>(p));
+    });
   }
 
   const Problem& c_;

@@ -36,7 +36,7 @@ class Backward {
         slices_(x.knobs[kBwdSlices]),
         total_(c_.cu_q ? c_.q.view.Dim(0) : c_.B * c_.q.view.Dim(2)),
         per_batch_(c_.cu_q ? total_ : c_.q.view.Dim(2)),
-        ld_dq_(Padded(c_.D)),
+        ld_dq_(PadTo32(c_.D)),
         tile_floats_(ScoreTile::Floats(x, c_)),
         scores_(g_.dq.view || g_.dk.view || g_.dslopes),
         delta_wanted_(scores_ || g_.dbias || g_.dsinks) {
@@ -72,7 +72,7 @@ class Backward {
     if (status == ATTUNE_OK && (g_.dsinks || g_.dslopes)) {
       status = Parallel(c_.Hq, [&](ScoreTile&, int64_t h) { Heads(h); });
     }
-    return status == ATTUNE_OK && Cancelled() ? ATTUNE_E_CANCELLED : status;
+    return status == ATTUNE_OK && Cancelled(x_) ? ATTUNE_E_CANCELLED : status;
   }
 
  private:
@@ -80,7 +80,6 @@ class Backward {
 
   static int64_t Tiles(int64_t n, int64_t size) { return (n + size - 1) / size; }
   static float FloatAt(const View& t, int64_t at) { return static_cast<const float*>(t.Data())[at]; }
-  bool Cancelled() const { return x_.cancel && __atomic_load_n(x_.cancel, __ATOMIC_RELAXED); }
 
   // f(tile of the worker, i) for every i < n.
   template <class F>
@@ -93,7 +92,7 @@ class Backward {
       const Call& call = *static_cast<Call*>(arg);
       const Backward& b = *call.self;
       ScoreTile tile(b.x_, b.c_, b.g_, b.tiles_ + worker * b.tile_floats_);
-      for (int64_t i = begin; i < end && !b.Cancelled(); i++) (*call.f)(tile, i);
+      for (int64_t i = begin; i < end && !Cancelled(b.x_); i++) (*call.f)(tile, i);
     };
     return x_.host->parallel_for(&x_, n, 1, piece, &call);
   }
@@ -184,7 +183,7 @@ class Backward {
       if (g_.dq.view && s.nq > 0) memset(Dq(slice, RowOf(s, h, 0)), 0, sizeof(float) * s.nq * ld_dq_);
     }
     for (int64_t j = slice * key_rows_; j < keys; j += slices_ * key_rows_) {
-      if (Cancelled()) return;
+      if (Cancelled(x_)) return;
       t.LoadKeys(s, head, j, scores_);
       memset(t.dk, 0, sizeof(float) * t.keys * t.ld_q);
       memset(t.dv, 0, sizeof(float) * t.keys * t.ld_v);
@@ -201,9 +200,9 @@ class Backward {
         const int64_t key = s.k_begin + j + int64_t(r);
         if (g_.dk.view) {
           // Through q, which carries scale and the unit of the scores.
-          StoreRow(g_.dk.view, g_.dk.At(s.b, head, key), c_.D, float(t.ScoreUnit()), t.dk + r * t.ld_q);
+          StoreRow(t.dk + r * t.ld_q, c_.D, float(t.ScoreUnit()), g_.dk.view, g_.dk.At(s.b, head, key));
         }
-        if (g_.dv.view) StoreRow(g_.dv.view, g_.dv.At(s.b, head, key), c_.Dv, 1, t.dv + r * t.ld_v);
+        if (g_.dv.view) StoreRow(t.dv + r * t.ld_v, c_.Dv, 1, g_.dv.view, g_.dv.At(s.b, head, key));
       }
     }
   }
@@ -212,10 +211,10 @@ class Backward {
   void AddProducts(ScoreTile& t, float* dq) const {
     t.FindColumns();
     if (g_.dv.view && g_.d_o.view) {
-      AddProduct<true>(t.columns, t.keys, t.p, t.ld_s, t.d_o, t.ld_v, c_.Dv, t.dv, t.ld_v);
+      kit::AddProduct<true>(t.columns, t.keys, t.p, t.ld_s, t.d_o, t.ld_v, c_.Dv, t.dv, t.ld_v);
     }
-    if (dq) AddProduct<false>(t.rows, t.queries, t.ds, t.ld_s, t.k, t.ld_q, c_.D, dq, ld_dq_);
-    if (g_.dk.view) AddProduct<true>(t.columns, t.keys, t.ds, t.ld_s, t.q, t.ld_q, c_.D, t.dk, t.ld_q);
+    if (dq) kit::AddProduct<false>(t.rows, t.queries, t.ds, t.ld_s, t.k, t.ld_q, c_.D, dq, ld_dq_);
+    if (g_.dk.view) kit::AddProduct<true>(t.columns, t.keys, t.ds, t.ld_s, t.q, t.ld_q, c_.D, t.dk, t.ld_q);
   }
 
   // The gradients of a block of queries, from the shares of the slices of keys.
@@ -223,7 +222,7 @@ class Backward {
     for (int64_t row = first; row < total_ && row < first + kBlock; row++) {
       float* sum = Dq(0, h * total_ + row);
       for (int64_t slice = 1; slice < slices_; slice++) kit::AddScaled(Dq(slice, h * total_ + row), c_.D, 1, sum);
-      StoreRow(g_.dq.view, g_.dq.At(row / per_batch_, h, row % per_batch_), c_.D, float(c_.scale), sum);
+      StoreRow(sum, c_.D, float(c_.scale), g_.dq.view, g_.dq.At(row / per_batch_, h, row % per_batch_));
     }
   }
 
@@ -247,14 +246,14 @@ class Backward {
       for (size_t r = 0; r < count; r++) {
         const float* row = t.sum + r * t.ld_s;
         if (each_key) {
-          StoreRow(out, out.Offset(b, h, first + int64_t(r), j), t.keys, 1, row);
+          StoreRow(row, t.keys, 1, out, out.Offset(b, h, first + int64_t(r), j));
         } else {
           for (size_t n = 0; n < t.keys; n++) row_sums[r] += row[n];
         }
       }
     }
     for (size_t r = 0; r < count && !each_key; r++) {
-      StoreRow(out, out.Offset(b, h, first + int64_t(r), 0), 1, 1, row_sums + r);
+      StoreRow(row_sums + r, 1, 1, out, out.Offset(b, h, first + int64_t(r), 0));
     }
   }
 

@@ -8,10 +8,6 @@ namespace softmax {
 enum BackwardKnob { kBwdQueryRows, kBwdKeyRows, kBwdSlices };
 constexpr int kMaxTile = 256;  // of both kinds of rows
 
-struct Range {
-  int begin, end;  // empty when end <= begin
-};
-
 // One call; it spreads its own phases over the workers.
 #define ATTUNE_SOFTMAX_BACKWARD(isa)                 \
   namespace isa {                                    \

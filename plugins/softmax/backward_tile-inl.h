@@ -10,8 +10,10 @@
 #include <string.h>
 
 #include "_kit/online_softmax-inl.h"
-#include "_kit/pack-inl.h"
-#include "softmax/products-inl.h"
+#include "_kit/dot-inl.h"
+#include "_kit/ranged_products-inl.h"
+#include "_kit/rows-inl.h"
+#include "softmax/backward.h"
 #include "softmax/scores-inl.h"
 #include "softmax/visible.h"
 
@@ -21,51 +23,26 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 constexpr double kLn2 = 0.6931471805599453;
 
-constexpr size_t Padded(int64_t columns) {
-  return size_t(columns + 31) / 32 * 32;
-}
-
-// dst[0, n) = factor * the row of a tensor that begins at element `at`; up to a multiple of kLanes is zeroed.
-HWY_INLINE void LoadRow(const View& t, int64_t at, size_t n, float factor, float* dst) {
-  const int64_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
-  kit::WithFloatType(t.DType(), static_cast<const char*>(t.Data()) + at * size,
-                     [&](const auto* p) { kit::Widen(p, n, factor, dst); });
-}
-
-// Row of a tensor = factor * src[0, n), rounded once.
-HWY_INLINE void StoreRow(const View& t, int64_t at, size_t n, float factor, const float* src) {
-  const int64_t size = t.DType() == ATTUNE_F32 ? 4 : 2;
-  kit::WithFloatType(t.DType(), static_cast<char*>(t.Data()) + at * size, [&](const auto* p) {
-    using T = std::remove_cv_t<std::remove_pointer_t<decltype(p)>>;
-    kit::Narrow(src, n, factor, const_cast<T*>(p));
-  });
-}
-
-// sum of a[i] * b[i], i < n. Reads both up to a multiple of kLanes; what is there does not matter.
-HWY_INLINE float DotRow(const float* a, const float* b, size_t n) {
-  const hn::ScalableTag<float> d;
-  auto sum = hn::Zero(d);
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sum = hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), sum);
-  if (i < n) {
-    const auto rest = hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i));
-    sum = hn::Add(sum, hn::IfThenElseZero(hn::FirstN(d, n - i), rest));
-  }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
-}
+using kit::DotRow;
+using kit::kPanel;
+using kit::kTileRows;
+using kit::LoadRow;
+using kit::PadTo32;
+using kit::Range;
+using kit::StoreRow;
 
 class ScoreTile {
  public:
   // Floats of one worker's slice of the workspace. The expression in plugin.cpp reserves exactly this.
   static size_t Floats(const attune_exec& x, const Problem& c) {
-    const size_t queries = x.knobs[kBwdQueryRows], keys = x.knobs[kBwdKeyRows], d = Padded(c.D), e = Padded(c.Dv);
+    const size_t queries = x.knobs[kBwdQueryRows], keys = x.knobs[kBwdKeyRows], d = PadTo32(c.D), e = PadTo32(c.Dv);
     return (queries + 2 * keys) * (d + e + 32) + keys * (d + e) + 4 * queries * (keys + 16);
   }
 
   // `memory`: Floats() floats, aligned to 64 bytes.
   ScoreTile(const attune_exec& x, const Problem& c, const Gradients& g, float* memory)
-      : ld_q(Padded(c.D) + 16),
-        ld_v(Padded(c.Dv) + 16),
+      : ld_q(PadTo32(c.D) + 16),
+        ld_v(PadTo32(c.Dv) + 16),
         ld_s(x.knobs[kBwdKeyRows] + 16),
         c_(c),
         g_(g),
@@ -80,7 +57,7 @@ class ScoreTile {
     q = take(query_rows_ * ld_q), d_o = take(query_rows_ * ld_v);
     k = take(key_rows_ * ld_q), v_ = take(key_rows_ * ld_v);
     dk = take(key_rows_ * ld_q), dv = take(key_rows_ * ld_v);
-    k_panels_ = take(key_rows_ * Padded(c.D)), v_panels_ = take(key_rows_ * Padded(c.Dv));
+    k_panels_ = take(key_rows_ * PadTo32(c.D)), v_panels_ = take(key_rows_ * PadTo32(c.Dv));
     p = take(query_rows_ * ld_s), ds = take(query_rows_ * ld_s), sum = take(query_rows_ * ld_s);
     raw_ = take(query_rows_ * ld_s);
   }

@@ -2,10 +2,12 @@
 // each layout. Shared by the reference and every kernel, so that addressing is decided in one place.
 #ifndef ATTUNE_SOFTMAX_PROBLEM_H_
 #define ATTUNE_SOFTMAX_PROBLEM_H_
+#include "_kit/parallel.h"
 #include "_kit/scalar.h"
 
 namespace softmax {
 
+using attune_kit::Cancelled;
 using attune_kit::View;
 
 // Orders of the tables in tables.h.

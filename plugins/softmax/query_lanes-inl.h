@@ -10,19 +10,14 @@
 #endif
 #include <hwy/cache_control.h>
 
+#include "_kit/query_lanes-inl.h"
 #include "softmax/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace softmax {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
-
-// Rows of a register tile: rows * 2 accumulators + 2 columns + 1 broadcast fit the register file.
-#if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64
-constexpr int kLaneTileRows = 12;
-#else
-constexpr int kLaneTileRows = kTileRows;
-#endif
+using kit::kLaneTileRows;
 
 // `rows` query rows of one kv head of one sequence, from `first` on.
 class QueryLanes {
@@ -89,35 +84,31 @@ class QueryLanes {
         any = {v.begin < any.begin ? v.begin : any.begin, v.end > any.end ? v.end : any.end};
         all = {v.begin > all.begin ? v.begin : all.begin, v.end < all.end ? v.end : all.end};
       });
-      any_[p] = any, all_[p] = all;
+      any_[p] = any, all_[p] = all, fresh_[p] = true;
       seen = {any.begin < seen.begin ? any.begin : seen.begin, any.end > seen.end ? any.end : seen.end};
     }
     for (size_t r = 0; r < panels_ * kPanel; r++) w_.m[r] = -INFINITY, w_.sum[r] = 0;
-    memset(w_.o, 0, sizeof(float) * panels_ * kPanel * w_.ld_o);
     return seen;
   }
 
   HWY_NOINLINE void LoadQueries(size_t p) const {
-    const float scale = float(c_.scale * kLog2E);
     const float* pointers[kPanel];
     float* panel = w_.q + p * kPanel * w_.ld_q;
-    const int dtype = c_.q.view.DType();
     for (size_t i = 0; i < kPanel; i++) pointers[i] = w_.tile.zero;
-    ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
-      const int64_t at = c_.QueryAt(c_.q, s_, head, query);
-      kit::WithFloatType(dtype, static_cast<const char*>(c_.q.view.Data()) + at * (dtype == ATTUNE_F32 ? 4 : 2),
-                         [&](const auto* x) {
-                           if constexpr (sizeof(*x) == sizeof(float)) {
-                             pointers[i] = x;
-                           } else {
-                             float* row = w_.tile.rows + i * w_.ld_q;
-                             kit::Widen(x, c_.D, 1.0f, row);
-                             pointers[i] = row;
-                           }
-                         });
+    WithElement(c_.q.view, 0, [&](const auto* q) {
+      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
+        const auto* x = q + c_.QueryAt(c_.q, s_, head, query);
+        if constexpr (sizeof(*x) == sizeof(float)) {
+          pointers[i] = x;
+        } else {
+          float* row = w_.tile.rows + i * w_.ld_q;
+          kit::Widen(x, c_.D, 1.0f, row);
+          pointers[i] = row;
+        }
+      });
     });
     kit::TransposeToPanel(pointers, c_.D, panel);
-    kit::ScaleRow(panel, kPanel * c_.D, scale);
+    kit::ScaleRow(panel, kPanel * c_.D, float(c_.scale * kLog2E));
   }
 
   bool InPlace(const KeyRows& rows, int64_t j) const {
@@ -178,151 +169,60 @@ class QueryLanes {
         const Interval v = w_.visible[p * kPanel + i];
         from[i] = int32_t(in_tile(v.begin)), to[i] = int32_t(in_tile(v.end));
       }
-      Hide(s, any_begin, all_begin, from, to);
-      Hide(s, all_end, any_end, from, to);
+      kit::HideFromLanes(s, any_begin, all_begin, from, to);
+      kit::HideFromLanes(s, all_end, any_end, from, to);
     }
-    Softmax(p, s, any_begin, all_begin, all_end, any_end);
-    for (size_t e = 0; e < size_t(c_.Dv); e += kLaneTileRows) {
-      const int n = size_t(c_.Dv) - e < kLaneTileRows ? int(size_t(c_.Dv) - e) : kLaneTileRows;
-      Prefetch(next_v, e * keys / c_.Dv, (e + kLaneTileRows) * keys / c_.Dv, next, size_t(c_.Dv), p);
+    // Outputs of the first tile are stored, not added: what lies there is not read.
+    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel,
+                        fresh_[p] ? 0 : size_t(c_.Dv), o);
+    // Shares as equal as can be: small ones keep too few sums under way.
+    const int width = int(c_.Dv);
+    for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
+      n = (width - e + left - 1) / left;
+      Prefetch(next_v, e * keys / c_.Dv, (e + n) * keys / c_.Dv, next, size_t(c_.Dv), p);
+      bool fresh = fresh_[p];
       const auto add = [&](auto masked, size_t first, size_t last) {
         if (first >= last) return;
-        AddValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
-                                           o + e * kPanel);
+        kit::AddLaneValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
+                                                    o + e * kPanel, fresh);
+        fresh = false;
       };
       add(std::true_type(), any_begin, all_begin);
       add(std::false_type(), all_begin, all_end);
       add(std::true_type(), all_end, any_end);
     }
-  }
-
-  // Scores of the queries that do not see the key become -inf, whatever they were.
-  static void Hide(float* s, size_t begin, size_t end, const int32_t* from, const int32_t* to) {
-    const hn::ScalableTag<float> d;
-    const hn::RebindToSigned<decltype(d)> di;
-    for (size_t j = begin; j < end; j++) {
-      const auto key = hn::Set(di, int32_t(j));
-      for (size_t i = 0; i < kPanel; i += kLanes) {
-        const auto visible = hn::AndNot(hn::Lt(key, hn::Load(di, from + i)), hn::Lt(key, hn::Load(di, to + i)));
-        float* at = s + j * kPanel + i;
-        hn::StoreU(hn::IfThenElse(hn::RebindMask(d, visible), hn::LoadU(d, at), hn::Set(d, -INFINITY)), d, at);
-      }
-    }
-  }
-
-  // Scores become weights; hidden ones, between any_* and all_*, become -1.
-  HWY_NOINLINE void Softmax(size_t p, float* s, size_t any_begin, size_t all_begin, size_t all_end, size_t any_end) {
-    const hn::ScalableTag<float> d;
-    using V = hn::Vec<decltype(d)>;
-    const V none = hn::Set(d, -INFINITY);
-    float *m = w_.m + p * kPanel, *sum = w_.sum + p * kPanel;
-    V top0 = none, top1 = none, top2 = none, top3 = none;
-    size_t j = any_begin;
-    for (; j + 2 <= any_end; j += 2) {
-      const float* at = s + j * kPanel;
-      top0 = hn::Max(top0, hn::LoadU(d, at)), top1 = hn::Max(top1, hn::LoadU(d, at + kLanes));
-      top2 = hn::Max(top2, hn::LoadU(d, at + kPanel)), top3 = hn::Max(top3, hn::LoadU(d, at + kPanel + kLanes));
-    }
-    if (j < any_end) {
-      top0 = hn::Max(top0, hn::LoadU(d, s + j * kPanel)), top1 = hn::Max(top1, hn::LoadU(d, s + j * kPanel + kLanes));
-    }
-    top0 = hn::Max(top0, top2), top1 = hn::Max(top1, top3);
-    const V old0 = hn::LoadU(d, m), old1 = hn::LoadU(d, m + kLanes);
-    const V now0 = hn::IfThenElse(hn::Gt(top0, old0), top0, old0);  // a NaN is left to the weights
-    const V now1 = hn::IfThenElse(hn::Gt(top1, old1), top1, old1);
-    // Never -inf - -inf.
-    const V shift0 = hn::IfThenZeroElse(hn::Eq(now0, none), now0);
-    const V shift1 = hn::IfThenZeroElse(hn::Eq(now1, none), now1);
-    V part0 = hn::Zero(d), part1 = part0;
-    const auto hidden_too = [&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end; i++) {
-        float* at = s + i * kPanel;
-        const V x0 = hn::LoadU(d, at), x1 = hn::LoadU(d, at + kLanes);
-        const V p0 = kit::Exp2(d, hn::Sub(x0, shift0)), p1 = kit::Exp2(d, hn::Sub(x1, shift1));
-        part0 = hn::Add(part0, p0), part1 = hn::Add(part1, p1);
-        hn::StoreU(hn::IfThenElse(hn::Eq(x0, none), hn::Set(d, -1.0f), p0), d, at);
-        hn::StoreU(hn::IfThenElse(hn::Eq(x1, none), hn::Set(d, -1.0f), p1), d, at + kLanes);
-      }
-    };
-    hidden_too(any_begin, all_begin);
-    for (j = all_begin; j < all_end; j++) {
-      float* at = s + j * kPanel;
-      const V p0 = kit::Exp2(d, hn::Sub(hn::LoadU(d, at), shift0));
-      const V p1 = kit::Exp2(d, hn::Sub(hn::LoadU(d, at + kLanes), shift1));
-      hn::StoreU(p0, d, at), hn::StoreU(p1, d, at + kLanes);
-      part0 = hn::Add(part0, p0), part1 = hn::Add(part1, p1);
-    }
-    hidden_too(all_end, any_end);
-    const bool same = hn::AllTrue(d, hn::And(hn::Eq(now0, old0), hn::Eq(now1, old1)));
-    if (!same) {
-      // From -inf: the factor is 0, and nothing was accumulated yet.
-      const V factor0 = kit::Exp2(d, hn::Sub(old0, shift0)), factor1 = kit::Exp2(d, hn::Sub(old1, shift1));
-      float* o = w_.o + p * kPanel * w_.ld_o;
-      for (size_t e = 0; e < size_t(c_.Dv); e++, o += kPanel) {
-        hn::StoreU(hn::Mul(hn::LoadU(d, o), factor0), d, o);
-        hn::StoreU(hn::Mul(hn::LoadU(d, o + kLanes), factor1), d, o + kLanes);
-      }
-      part0 = hn::MulAdd(hn::LoadU(d, sum), factor0, part0);
-      part1 = hn::MulAdd(hn::LoadU(d, sum + kLanes), factor1, part1);
-      hn::StoreU(now0, d, m), hn::StoreU(now1, d, m + kLanes);
-    } else {
-      part0 = hn::Add(hn::LoadU(d, sum), part0), part1 = hn::Add(hn::LoadU(d, sum + kLanes), part1);
-    }
-    hn::StoreU(part0, d, sum), hn::StoreU(part1, d, sum + kLanes);
-  }
-
-  // o[e][queries] += sum over keys of v[key][e] * weights[key][queries] for e < n. kMasked: weights below 0 are hidden;
-  // what belongs to them is not even multiplied.
-  template <bool kMasked, int kRows = kLaneTileRows>
-  static HWY_INLINE void AddValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o) {
-    if (n >= kRows) return AddValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o);
-    if constexpr (kRows > 1) AddValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o);
-  }
-  template <bool kMasked, int kRows>
-  static HWY_NOINLINE void AddValuesOf(size_t keys, const float* HWY_RESTRICT v, size_t ld_v,
-                                       const float* HWY_RESTRICT weights, float* HWY_RESTRICT o) {
-    const hn::ScalableTag<float> d;
-    using V = hn::Vec<decltype(d)>;
-    V sum[kRows][2];
-#pragma GCC unroll 16
-    for (int e = 0; e < kRows; e++) {
-      sum[e][0] = hn::LoadU(d, o + e * kPanel), sum[e][1] = hn::LoadU(d, o + e * kPanel + kLanes);
-    }
-    for (size_t j = 0; j < keys; j++, v += ld_v, weights += kPanel) {
-      const V p0 = hn::LoadU(d, weights), p1 = hn::LoadU(d, weights + kLanes);
-#pragma GCC unroll 16
-      for (int e = 0; e < kRows; e++) {
-        const V x = hn::Set(d, v[e]);
-        if constexpr (kMasked) {
-          const V zero = hn::Zero(d);
-          sum[e][0] = hn::IfThenElse(hn::Lt(p0, zero), sum[e][0], hn::MulAdd(x, p0, sum[e][0]));
-          sum[e][1] = hn::IfThenElse(hn::Lt(p1, zero), sum[e][1], hn::MulAdd(x, p1, sum[e][1]));
-        } else {
-          sum[e][0] = hn::MulAdd(x, p0, sum[e][0]), sum[e][1] = hn::MulAdd(x, p1, sum[e][1]);
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int e = 0; e < kRows; e++) {
-      hn::StoreU(sum[e][0], d, o + e * kPanel), hn::StoreU(sum[e][1], d, o + e * kPanel + kLanes);
-    }
+    fresh_[p] = false;
   }
 
   // Transposes, normalises and stores the rows of panel p.
   HWY_NOINLINE void Finish(size_t p) {
     const float* o = w_.o + p * kPanel * w_.ld_o;
-    float *rows = w_.tile.v, *block = w_.tile.rows;
-    for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
-      const float* pointers[kPanel];
-      for (size_t i = 0; i < kPanel; i++) pointers[i] = o + (e + i) * kPanel;  // up to ld_o
-      kit::TransposeToPanel(pointers, kPanel, block);
-      for (size_t i = 0; i < kPanel; i++) memcpy(rows + i * w_.ld_o + e, block + i * kPanel, sizeof(float) * kPanel);
-    }
+    float* block = w_.tile.rows;
+    float factor[kPanel];
+    int64_t at[kPanel];
+    bool empty[kPanel];
+    size_t n = 0;
     ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
       const size_t r = p * kPanel + i;
-      const bool empty = w_.visible[r].end <= w_.visible[r].begin;
-      StoreRow(c_, s_, head, query, rows + i * w_.ld_o, w_.ld_o, empty ? -INFINITY : w_.m[r] * kLn2,
-               empty ? 0 : w_.sum[r]);
+      const bool none = w_.visible[r].end <= w_.visible[r].begin;
+      empty[i] = none || w_.sum[r] == 0;  // a sum of NaN is no empty row
+      factor[i] = FactorOfRow(c_, s_, head, query, none ? -INFINITY : w_.m[r] * kLn2, none ? 0 : w_.sum[r]);
+      at[i] = c_.QueryAt(c_.o, s_, head, query);
+      n = i + 1;
+    });
+    WithElement(c_.o.view, 0, [&](const auto* out) {
+      using T = std::remove_cv_t<std::remove_pointer_t<decltype(out)>>;
+      for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
+        const size_t width = size_t(c_.Dv) - e < kPanel ? size_t(c_.Dv) - e : kPanel;
+        const float* pointers[kPanel];
+        for (size_t i = 0; i < kPanel; i++) pointers[i] = i < width ? o + (e + i) * kPanel : w_.tile.zero;
+        kit::TransposeToPanel(pointers, kPanel, block);
+        for (size_t i = 0; i < n; i++) {
+          float* row = block + i * kPanel;
+          if (empty[i]) memset(row, 0, sizeof(float) * kPanel);
+          kit::Narrow(row, width, factor[i], const_cast<T*>(out) + at[i] + e);
+        }
+      }
     });
   }
 
@@ -332,6 +232,7 @@ class QueryLanes {
   int64_t group_, kv_head_, query_, member_;  // heads of a group; the first row's query and head in the group
   size_t rows_, panels_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
+  bool fresh_[kMaxQueryRows / kPanel];                                   // nothing lies in its outputs yet
 };
 
 #endif  // ATTUNE_ISA

@@ -5,10 +5,6 @@
 
 namespace softmax {
 
-inline bool Cancelled(const attune_exec& x) {
-  return x.cancel && __atomic_load_n(x.cancel, __ATOMIC_RELAXED);
-}
-
 // Tiles of `size` rows of one kv head of a sequence.
 inline int64_t TilesOf(const Problem& c, const Sequence& s, int64_t size) {
   return (s.nq * c.Group() + size - 1) / size;

@@ -4,6 +4,7 @@ import ctypes
 
 from . import _abi
 from ._error import Error, failure
+from ._frame import Frame
 from ._library import Handle, call, library
 from ._problem import merge_outputs, parameters, tensor_refs, text, views
 from ._tensors import empty, word_of
@@ -24,6 +25,7 @@ class Plan:
     def __init__(self, handle, op, signature, names):
         self._handle, self._signature, self._names = handle, signature, names
         self.op, self.entry = op, signature.entry["name"]
+        self._frames = []  # of earlier calls; each call under way has taken its own
 
     @classmethod
     def _create(cls, context, op, signature, given, params, kernel, wanted, conditional=()):
@@ -116,6 +118,16 @@ class Plan:
         was written.
         """
         handle, signature = self._open(), self._signature
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = None
+        if frame:
+            outputs = frame.fill(arguments, out)
+            if outputs is not None:
+                call("attune_plan_execute", handle.pointer, ctypes.byref(frame.bindings))
+                self._frames.append(frame)
+                return Result(outputs)
         tensors, params = signature.split(arguments)
         given = views(merge_outputs(tensors, out, signature), signature)
         return self._execute(handle, given, params)
@@ -129,25 +141,21 @@ class Plan:
                     "E_INVALID", name, f"{name} is no tensor of this plan, which has {have}"
                 )
         like = given.get("q") or next(iter(given.values()), None)
-        bound, finish = dict(given), {name: (lambda a=v.array: a) for name, v in given.items()}
+        bound, finish, made = {}, {}, set()
         for name in self._names:
-            if name in bound:
+            if name in given:
+                bound[name] = given[name]
+                finish[name] = lambda array=given[name].array: array
                 continue
             if not signature.is_output(name):
                 raise failure("E_INVALID", name, f"{name} is missing: the plan was made with it")
             word, shape = self._tensor(handle, name)
             bound[name], finish[name] = empty(name, shape, word, like.array if like else None)
-        pointers = (ctypes.POINTER(_abi.Tensor) * len(self._names))(
-            *(ctypes.pointer(bound[name].tensor) for name in self._names)
-        )
-        values = parameters(params, signature)
-        bindings = _abi.new(
-            _abi.Bindings,
-            n_tensors=len(pointers),
-            tensors=pointers,
-            params=_abi.span(values) if params else _abi.Span(),
-        )
-        call("attune_plan_execute", handle.pointer, ctypes.byref(bindings))
+            made.add(name)
+        frame = Frame(bound, parameters(params, signature), signature, made)
+        call("attune_plan_execute", handle.pointer, ctypes.byref(frame.bindings))
+        if frame.reusable:
+            self._frames.append(frame)
         return Result((name, finish[name]()) for name in self._names if signature.is_output(name))
 
     def close(self):

@@ -44,9 +44,9 @@ def is_array(value):
 
 
 class View:
-    """tensor: the attune_tensor. array: what the caller gave."""
+    """tensor: the attune_tensor. array: what the caller gave. owners: what else the tensor needs."""
 
-    __slots__ = ("tensor", "array", "_owners")
+    __slots__ = ("tensor", "array", "owners")
 
     def __init__(self, tensor, array, *owners):
         # Exporters leave strides of 0 behind where there is no element; none at all reads as compact.
@@ -54,7 +54,7 @@ class View:
         if tensor.shape and 0 in tensor.shape[:rank]:
             tensor = _abi.Tensor.from_buffer_copy(tensor)
             tensor.strides = None
-        self.tensor, self.array, self._owners = tensor, array, owners
+        self.tensor, self.array, self.owners = tensor, array, owners
 
 
 def view(name, array, writable=False):

@@ -53,6 +53,17 @@ def blocks_of_one_token_are_dense(x):
     x.close(r["lse_cmp"], lse)
 
 
+def few_queries_over_many_keys_are_dense(x):
+    """Kernels for few queries cut such keys into parts."""
+    t = _problem(x, Nq=5, Nk=700)
+    o, lse = _dense(t)
+    p = {"cmp_block": 1, "cmp_stride": 1, "sel_block": 8, "top_n": 88, "window": 700}
+    r = x(**t, **p, outputs=ALL)
+    for name in ("cmp", "slc", "swa"):
+        x.close(r[f"o_{name}"], o)
+        x.close(r[f"lse_{name}"], lse)
+
+
 # ---- selection
 
 
@@ -95,6 +106,16 @@ def equal_scores_choose_the_lower_block(x):
         free = [j for j in range(cur + 1) if j not in forced][: 5 - len(forced)]
         want = sorted(forced | set(free)) if len(forced) == 3 else sorted(forced)
         assert (r[:, :, i] == want + [-1] * (5 - len(want))).all(), (i, r[0, 0, i], want)
+
+
+def equal_scores_far_apart_choose_the_lower_block(x):
+    t = _problem(x, Nq=3, Nk=1200)
+    t["k"][:, :, 8:] = np.tile(t["k"][:, :, :8], (1, 1, 149, 1))
+    p = BLOCKS | {"top_n": 9, "cmp_stride": 8}
+    r = x(**t, **p, outputs=ALL)["block_indices_out"]
+    for i in range(3):
+        cur = (1197 + i) // 8
+        assert (r[:, :, i] == [*range(7), cur - 1, cur]).all(), r[0, 0, i]
 
 
 def nan_keeps_indices_distinct(x):

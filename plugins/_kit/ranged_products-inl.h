@@ -1,15 +1,17 @@
-// Products of row-major matrices in which every row of the left one has its own range of valid columns: what lies
+// Products of small row-major matrices in which every row of the left one has its own range of valid columns: what lies
 // outside is not read, because 0 * NaN is not 0.
-#if defined(ATTUNE_MOH_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef ATTUNE_MOH_PRODUCTS_INL_H_
-#undef ATTUNE_MOH_PRODUCTS_INL_H_
+#if defined(ATTUNE_KIT_RANGED_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTUNE_KIT_RANGED_PRODUCTS_INL_H_
+#undef ATTUNE_KIT_RANGED_PRODUCTS_INL_H_
 #else
-#define ATTUNE_MOH_PRODUCTS_INL_H_
+#define ATTUNE_KIT_RANGED_PRODUCTS_INL_H_
 #endif
-#include "moh/rows-inl.h"
+#include <hwy/highway.h>
+
+#include "_kit/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace moh {
+namespace attune_kit {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 
@@ -17,45 +19,14 @@ struct Range {
   int begin, end;  // empty when end <= begin
 };
 
-// C[kRows x kVectors*kLanes] += A^T B, where column k of A^T is a[k * lda ...]: kit::Tile with A the other way round.
-template <int kRows, int kVectors>
-HWY_INLINE void TransposedTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b,
-                               size_t ldb, float* HWY_RESTRICT c, size_t ldc) {
-  const hn::ScalableTag<float> d;
-  using V = hn::Vec<decltype(d)>;
-  V sum[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; i++) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) sum[i][v] = hn::LoadU(d, c + i * ldc + v * kLanes);
-  }
-  for (size_t k = 0; k < depth; k++) {
-    V row[kVectors];
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) row[v] = hn::LoadU(d, b + k * ldb + v * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; i++) {
-      const V scalar = hn::Set(d, a[k * lda + i]);
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; v++) sum[i][v] = hn::MulAdd(scalar, row[v], sum[i][v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; i++) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; v++) hn::StoreU(sum[i][v], d, c + i * ldc + v * kLanes);
-  }
-}
-
 // C[rows x kVectors*kLanes] += A B or A^T B for 1 <= rows <= kRows known at run time.
 template <bool kTransposed, int kVectors, int kRows = kTileRows>
 HWY_INLINE void AddTile(int rows, size_t depth, const float* a, size_t lda, const float* b, size_t ldb, float* c,
                         size_t ldc) {
-  if constexpr (!kTransposed) {
-    kit::TileRows<kVectors, true, kRows>(rows, depth, a, lda, b, ldb, c, ldc);
+  if constexpr (kTransposed) {
+    TransposedTileRows<kVectors, kRows>(rows, depth, a, lda, b, ldb, c, ldc);
   } else {
-    if (rows >= kRows) return TransposedTile<kRows, kVectors>(depth, a, lda, b, ldb, c, ldc);
-    if constexpr (kRows > 1) AddTile<true, kVectors, kRows - 1>(rows, depth, a, lda, b, ldb, c, ldc);
+    TileRows<kVectors, true, kRows>(rows, depth, a, lda, b, ldb, c, ldc);
   }
 }
 
@@ -101,6 +72,6 @@ HWY_NOINLINE void AddProduct(const Range* ranges, size_t rows, const float* a, s
 
 #endif  // ATTUNE_ISA
 }  // namespace HWY_NAMESPACE
-}  // namespace moh
+}  // namespace attune_kit
 HWY_AFTER_NAMESPACE();
 #endif  // toggled include guard

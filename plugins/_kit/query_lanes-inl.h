@@ -1,0 +1,151 @@
+// Online softmax with the queries in the lanes of vectors: scores, weights and outputs of a panel are kept transposed,
+// [keys or columns][kPanel queries]. Keys and values then enter the products by broadcast, so f32 ones are read where
+// they lie, and the softmax runs down the lanes, without sums across them. Scores are in units of log2. The scores of a
+// panel are kit::TileRows of key rows with the panel of queries, kLaneTileRows keys at a time.
+#if defined(ATTUNE_KIT_QUERY_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef ATTUNE_KIT_QUERY_LANES_INL_H_
+#undef ATTUNE_KIT_QUERY_LANES_INL_H_
+#else
+#define ATTUNE_KIT_QUERY_LANES_INL_H_
+#endif
+#include <hwy/highway.h>
+#include <math.h>
+
+#include "_kit/exp-inl.h"
+#include "_kit/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace attune_kit {
+namespace HWY_NAMESPACE {
+#if ATTUNE_ISA
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Rows of a register tile: rows * 2 accumulators + 2 columns + 1 broadcast fit the register file.
+#if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64
+constexpr int kLaneTileRows = 12;
+#else
+constexpr int kLaneTileRows = kTileRows;
+#endif
+
+// Of the keys [begin, end) of a panel's scores: those of the queries that do not see the key become -inf, whatever they
+// were. Query i sees the keys [from[i], to[i]); both arrays have kPanel entries and are aligned as vectors.
+inline void HideFromLanes(float* s, size_t begin, size_t end, const int32_t* from, const int32_t* to) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  for (size_t j = begin; j < end; j++) {
+    const auto key = hn::Set(di, int32_t(j));
+    for (size_t i = 0; i < kPanel; i += kLanes) {
+      const auto visible = hn::AndNot(hn::Lt(key, hn::Load(di, from + i)), hn::Lt(key, hn::Load(di, to + i)));
+      float* at = s + j * kPanel + i;
+      hn::StoreU(hn::IfThenElse(hn::RebindMask(d, visible), hn::LoadU(d, at), hn::Set(d, -INFINITY)), d, at);
+    }
+  }
+}
+
+// Scores [any_begin, any_end) of a panel become weights; hidden ones, which lie outside of [all_begin, all_end), become
+// -1. The state m, sum of its queries follows, and so do their outputs o[columns][kPanel] so far.
+HWY_NOINLINE inline void SoftmaxOfLanes(float* s, size_t any_begin, size_t all_begin, size_t all_end, size_t any_end,
+                                        float* m, float* sum, size_t columns, float* o) {
+  const hn::ScalableTag<float> d;
+  using V = hn::Vec<decltype(d)>;
+  const V none = hn::Set(d, -INFINITY);
+  V top0 = none, top1 = none, top2 = none, top3 = none;
+  size_t j = any_begin;
+  for (; j + 2 <= any_end; j += 2) {
+    const float* at = s + j * kPanel;
+    top0 = hn::Max(top0, hn::LoadU(d, at)), top1 = hn::Max(top1, hn::LoadU(d, at + kLanes));
+    top2 = hn::Max(top2, hn::LoadU(d, at + kPanel)), top3 = hn::Max(top3, hn::LoadU(d, at + kPanel + kLanes));
+  }
+  if (j < any_end) {
+    top0 = hn::Max(top0, hn::LoadU(d, s + j * kPanel)), top1 = hn::Max(top1, hn::LoadU(d, s + j * kPanel + kLanes));
+  }
+  top0 = hn::Max(top0, top2), top1 = hn::Max(top1, top3);
+  const V old0 = hn::LoadU(d, m), old1 = hn::LoadU(d, m + kLanes);
+  const V now0 = hn::IfThenElse(hn::Gt(top0, old0), top0, old0);  // a NaN is left to the weights
+  const V now1 = hn::IfThenElse(hn::Gt(top1, old1), top1, old1);
+  // Never -inf - -inf.
+  const V shift0 = hn::IfThenZeroElse(hn::Eq(now0, none), now0);
+  const V shift1 = hn::IfThenZeroElse(hn::Eq(now1, none), now1);
+  V part0 = hn::Zero(d), part1 = part0;
+  const auto hidden_too = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; i++) {
+      float* at = s + i * kPanel;
+      const V x0 = hn::LoadU(d, at), x1 = hn::LoadU(d, at + kLanes);
+      const V p0 = Exp2(d, hn::Sub(x0, shift0)), p1 = Exp2(d, hn::Sub(x1, shift1));
+      part0 = hn::Add(part0, p0), part1 = hn::Add(part1, p1);
+      hn::StoreU(hn::IfThenElse(hn::Eq(x0, none), hn::Set(d, -1.0f), p0), d, at);
+      hn::StoreU(hn::IfThenElse(hn::Eq(x1, none), hn::Set(d, -1.0f), p1), d, at + kLanes);
+    }
+  };
+  hidden_too(any_begin, all_begin);
+  for (j = all_begin; j < all_end; j++) {
+    float* at = s + j * kPanel;
+    const V p0 = Exp2(d, hn::Sub(hn::LoadU(d, at), shift0));
+    const V p1 = Exp2(d, hn::Sub(hn::LoadU(d, at + kLanes), shift1));
+    hn::StoreU(p0, d, at), hn::StoreU(p1, d, at + kLanes);
+    part0 = hn::Add(part0, p0), part1 = hn::Add(part1, p1);
+  }
+  hidden_too(all_end, any_end);
+  const bool same = hn::AllTrue(d, hn::And(hn::Eq(now0, old0), hn::Eq(now1, old1)));
+  if (!same) {
+    // From -inf: the factor is 0, and nothing was accumulated yet.
+    const V factor0 = Exp2(d, hn::Sub(old0, shift0)), factor1 = Exp2(d, hn::Sub(old1, shift1));
+    for (size_t e = 0; e < columns; e++, o += kPanel) {
+      hn::StoreU(hn::Mul(hn::LoadU(d, o), factor0), d, o);
+      hn::StoreU(hn::Mul(hn::LoadU(d, o + kLanes), factor1), d, o + kLanes);
+    }
+    part0 = hn::MulAdd(hn::LoadU(d, sum), factor0, part0);
+    part1 = hn::MulAdd(hn::LoadU(d, sum + kLanes), factor1, part1);
+    hn::StoreU(now0, d, m), hn::StoreU(now1, d, m + kLanes);
+  } else {
+    part0 = hn::Add(hn::LoadU(d, sum), part0), part1 = hn::Add(hn::LoadU(d, sum + kLanes), part1);
+  }
+  hn::StoreU(part0, d, sum), hn::StoreU(part1, d, sum + kLanes);
+}
+
+// AddLaneValues for kRows columns of the values.
+template <bool kMasked, int kRows>
+HWY_NOINLINE void AddLaneValuesOf(size_t keys, const float* HWY_RESTRICT v, size_t ld_v,
+                                  const float* HWY_RESTRICT weights, float* HWY_RESTRICT o, bool fresh) {
+  const hn::ScalableTag<float> d;
+  using V = hn::Vec<decltype(d)>;
+  V sum[kRows][2];
+#pragma GCC unroll 16
+  for (int e = 0; e < kRows; e++) {
+    sum[e][0] = fresh ? hn::Zero(d) : hn::LoadU(d, o + e * kPanel);
+    sum[e][1] = fresh ? hn::Zero(d) : hn::LoadU(d, o + e * kPanel + kLanes);
+  }
+  for (size_t j = 0; j < keys; j++, v += ld_v, weights += kPanel) {
+    const V p0 = hn::LoadU(d, weights), p1 = hn::LoadU(d, weights + kLanes);
+#pragma GCC unroll 16
+    for (int e = 0; e < kRows; e++) {
+      const V x = hn::Set(d, v[e]);
+      if constexpr (kMasked) {
+        const V zero = hn::Zero(d);
+        sum[e][0] = hn::IfThenElse(hn::Lt(p0, zero), sum[e][0], hn::MulAdd(x, p0, sum[e][0]));
+        sum[e][1] = hn::IfThenElse(hn::Lt(p1, zero), sum[e][1], hn::MulAdd(x, p1, sum[e][1]));
+      } else {
+        sum[e][0] = hn::MulAdd(x, p0, sum[e][0]), sum[e][1] = hn::MulAdd(x, p1, sum[e][1]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int e = 0; e < kRows; e++) {
+    hn::StoreU(sum[e][0], d, o + e * kPanel), hn::StoreU(sum[e][1], d, o + e * kPanel + kLanes);
+  }
+}
+
+// o[e][queries] += sum over keys of v[key][e] * weights[key][queries] for e < n <= kLaneTileRows; fresh: = instead of
+// +=, and what lies in o is not read. kMasked: weights below 0 are hidden; what belongs to them is not taken.
+template <bool kMasked, int kRows = kLaneTileRows>
+HWY_INLINE void AddLaneValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o,
+                              bool fresh = false) {
+  if (n >= kRows) return AddLaneValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o, fresh);
+  if constexpr (kRows > 1) AddLaneValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o, fresh);
+}
+
+#endif  // ATTUNE_ISA
+}  // namespace HWY_NAMESPACE
+}  // namespace attune_kit
+HWY_AFTER_NAMESPACE();
+#endif  // toggled include guard

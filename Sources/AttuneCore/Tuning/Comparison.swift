@@ -52,7 +52,8 @@ extension Context {
       switch runner.time(lanes[i], longest: 0) {
       case .took(let ns): contest.took(ns)
       case .failed(_, let reason):
-        throw Refusal(.internal, "", "\(planner.at): \(planner.name(lanes[i]).kernel) failed: \(reason)", source: .kernel)
+        let kernel = planner.name(lanes[i]).kernel
+        throw Refusal(.internal, "", "\(planner.at): \(kernel) failed: \(reason)", source: .kernel)
       }
       if Double(crt_now_ns() &- begin) > longestNs, contest.rounds > 0 { contest.stop() }
     }

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/auxv.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 #if defined(__x86_64__)
@@ -118,11 +117,6 @@ int64_t crt_now_ns(void) {
 }
 
 int64_t crt_wall_seconds(void) { return (int64_t)time(NULL); }
-
-int64_t crt_involuntary_switches(void) {
-  struct rusage usage;
-  return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
-}
 
 const char *crt_own_path(void) {
   static _Thread_local char program[4096];

@@ -96,7 +96,7 @@ package final class Context: @unchecked Sendable {
   }
 
   /// A plan that computes with this candidate or not at all. The candidate may come from another size of the problem.
-  private func trialPlan(
+  func trialPlan(
     _ request: Problem, _ registration: Registration, _ problem: BoundProblem, _ candidate: Candidate, isChecked: Bool
   ) throws(Refusal) -> Plan {
     let planner = Planner(problem, resources)

@@ -37,7 +37,7 @@ package struct Planner {
 
   /// The kernel that the caller insists on.
   package func forced(_ request: Problem, workers: UInt32) throws(Refusal) -> Candidate {
-    try forced(request.kernel ?? "", request, workers)
+    try forced(request.kernel ?? "", request, workers: workers)
   }
 
   /// Why a kernel may not take this problem; nil: it may.
@@ -119,7 +119,7 @@ package struct Planner {
   }
 
   /// "name" or "name:bq=64,bk=128".
-  private func forced(_ text: String, _ request: Problem, _ workers: UInt32) throws(Refusal) -> Candidate {
+  func forced(_ text: String, _ request: Problem, workers: UInt32) throws(Refusal) -> Candidate {
     let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
     let name = String(parts.first ?? "")
     guard let i = problem.entry.kernels.firstIndex(where: { $0.spec.name == name }) else {

@@ -1,19 +1,25 @@
 /// Which of several candidates to time next, and which one wins. It has no clock: whoever runs the candidates tells it
 /// what they took, so that every rule below is tested with made-up numbers.
 ///
-/// Timing on a machine that others use drifts, so candidates are run in turn, in rounds of random order, and compared by
-/// the median of their ratios to one of them, the sentinel, of the same round: what slows a whole round cancels.
-/// The sentinel is the candidate that would run without any tuning, and wins every tie.
+/// Timing on a machine that others use drifts, so candidates are run in turn, in rounds of random order. Others only ever
+/// make a run longer, some for half of all runs where a thread of the candidate has to share its core. So the level of a
+/// candidate is the lower quartile of its times (the least of up to four), and its ratio is to the level of one of them,
+/// the sentinel. The sentinel is the candidate that would run without any tuning, and wins every tie.
 package struct Contest: Sendable {
   package struct Rules: Sendable {
     package var warmups = 3
     package var leastRounds = 5, mostRounds = 15
     /// Candidates within this share of the best are as good as it; the order of preference decides among them.
     package var band = 0.03
+    /// Beyond the least rounds a contest goes on until the levels of all that are left are known this well.
+    package var precision = 0.01
     /// Slower than the fastest by this factor after its warm-up: not worth a round.
     package var hopeless = 3.0
-    /// A round in which the sentinel is this far from its own median says nothing.
-    package var disturbance = 0.15
+    /// The first call of a candidate may be slower by this factor on top: it pays for pages and caches that nobody
+    /// touched before.
+    package var cold = 3.0
+    /// Whose least time is this much longer than the fastest's after a round does not come closer.
+    package var far = 1.25
     package init() {}
   }
 
@@ -33,7 +39,7 @@ package struct Contest: Sendable {
   private struct Lane {
     var status = Status.warming
     var warm: [Double] = []
-    var times: [Double] = [], ratios: [Double] = []
+    var times: [Double] = []
   }
 
   package let sentinel: Int
@@ -43,8 +49,7 @@ package struct Contest: Sendable {
   private var numbers: SeededNumbers
   private var round: [Int] = [], position = 0
   private var taken: [Int: Double] = [:]
-  private var isRoundDisturbed = false
-  private var discarded = 0, sinceLastLoss = 0
+  private var sinceLastLoss = 0
   private(set) package var rounds = 0
   private var isStopped = false
 
@@ -80,18 +85,16 @@ package struct Contest: Sendable {
       round.shuffle(using: &numbers)
       position = 0
       taken = [:]
-      isRoundDisturbed = false
     }
     return .run(round[position])
   }
 
-  /// The candidate of the last step took `ns` per call. `isDisturbed`: the system took the processor away meanwhile.
-  package mutating func took(_ ns: Double, isDisturbed: Bool = false) {
+  /// The candidate of the last step took `ns` per call.
+  package mutating func took(_ ns: Double) {
     guard case .run(let i) = next() else { return }
     let ns = ns.isFinite && ns > 0 ? ns : 1
     if lanes[i].status == .warming { return warmed(i, ns) }
     taken[i] = ns
-    if isDisturbed { isRoundDisturbed = true }
     position += 1
   }
 
@@ -103,13 +106,12 @@ package struct Contest: Sendable {
     if position < round.count, round[position] == i { round.remove(at: position) }
   }
 
-  /// No time left: what is known now decides. A first round that was cut short still counts:
-  /// without it nobody could win.
+  /// No time left: what is known now decides. Before the first round has ended, warm-ups stand in for what it lacks:
+  /// without them nobody could win.
   package mutating func stop() {
-    if position < round.count, rounds == 0, !taken.isEmpty {
-      round.removeAll { taken[$0] == nil }
-      position = round.count
-      if taken[sentinel] == nil { taken[sentinel] = lanes[sentinel].warm.min() }
+    if rounds == 0 {
+      for i in lanes.indices where taken[i] == nil && lanes[i].status != .failed { taken[i] = lanes[i].warm.min() }
+      round = []
     }
     closeRound()
     isStopped = true
@@ -119,9 +121,9 @@ package struct Contest: Sendable {
 
   package struct Standing: Sendable {
     package var status: Status
-    /// Median time and its ratio to the sentinel's; nil when it never finished a round.
-    package var median: Double?, ratio: Double?
-    /// Median distance of the ratios from their median.
+    /// Level and its ratio to the sentinel's; nil when it never finished a round.
+    package var level: Double?, ratio: Double?
+    /// How far the median time lies above the least, as a share of the level.
     package var spread: Double
     package var rounds: Int
     /// The fastest warm-up: all that is known of one that left before the first round.
@@ -131,22 +133,28 @@ package struct Contest: Sendable {
   package func standing(_ i: Int) -> Standing {
     let lane = lanes[i]
     return Standing(
-      status: lane.status, median: median(lane.times), ratio: median(lane.ratios), spread: spread(lane.ratios),
-      rounds: lane.ratios.count, warm: lane.warm.min())
+      status: lane.status, level: Contest.level(lane.times), ratio: ratio(i), spread: spread(i),
+      rounds: lane.times.count, warm: lane.warm.min())
   }
 
   /// The winner; the sentinel unless something is better beyond the noise. nil: the sentinel failed before anything
   /// was compared with it.
   package var winner: Int? {
-    let finished = lanes.indices.filter { lanes[$0].status != .failed && !lanes[$0].ratios.isEmpty }
-    guard let best = finished.compactMap({ median(lanes[$0].ratios) }).min() else {
-      return lanes[sentinel].status == .failed ? nil : sentinel
-    }
-    let first = finished.filter { median(lanes[$0].ratios) == best }.min { rank($0) < rank($1) } ?? sentinel
-    let room = best * (1 + max(rules.band, 2 * doubt(first)))
-    if lanes[sentinel].status != .failed, let own = median(lanes[sentinel].ratios), own <= room { return sentinel }
-    let tied = finished.filter { i in (median(lanes[i].ratios) ?? .infinity) <= best * (1 + rules.band) }
-    return tied.min { rank($0) < rank($1) }
+    guard let leader, let best = ratio(leader) else { return lanes[sentinel].status == .failed ? nil : sentinel }
+    let room = best * (1 + max(rules.band, 2 * doubt(leader)))
+    if lanes[sentinel].status != .failed, let own = ratio(sentinel), own <= room { return sentinel }
+    return compared.filter { ratio($0) ?? .infinity <= best * (1 + rules.band) }.min { rank($0) < rank($1) }
+  }
+
+  /// The one with the least ratio, ties or not; nil before anything was compared.
+  package var leader: Int? {
+    compared.sorted { rank($0) < rank($1) }.min { ratio($0) ?? .infinity < ratio($1) ?? .infinity }
+  }
+
+  /// Who left the race has lost, whatever its few times say.
+  private var compared: [Int] {
+    lanes.indices.filter { ratio($0) != nil && (lanes[$0].status == .racing || $0 == sentinel) }
+      .filter { lanes[$0].status != .failed }
   }
 
   // MARK: rules
@@ -156,8 +164,7 @@ package struct Contest: Sendable {
     let warm = lanes[i].warm
     let fastest = lanes.compactMap { $0.warm.min() }.min() ?? ns
     let own = warm.min() ?? ns
-    // A first call also pays for pages and caches that nobody touched before.
-    if i != sentinel, own > rules.hopeless * fastest * (warm.count == 1 ? 3 : 1) {
+    if i != sentinel, own > rules.hopeless * fastest * (warm.count == 1 ? rules.cold : 1) {
       lanes[i].status = .slow
       return
     }
@@ -166,28 +173,26 @@ package struct Contest: Sendable {
   }
 
   private mutating func closeRound() {
-    guard !taken.isEmpty, position >= round.count, let yardstick = taken[sentinel] else { return }
+    guard !taken.isEmpty, position >= round.count, taken[sentinel] != nil else { return }
     defer { taken = [:] }
-    if lanes[sentinel].times.count >= 3, let usual = median(lanes[sentinel].times),
-      isRoundDisturbed || abs(yardstick - usual) > rules.disturbance * usual, discarded < rules.mostRounds
-    {
-      discarded += 1
-      return
-    }
-    for (i, ns) in taken {
-      lanes[i].times.append(ns)
-      lanes[i].ratios.append(ns / yardstick)
-    }
+    for (i, ns) in taken { lanes[i].times.append(ns) }
     rounds += 1
     sinceLastLoss += 1
+    dropFar()
     if rounds >= 3, rounds % 2 == 1 { dropBeaten() }
+  }
+
+  private mutating func dropFar() {
+    let racing = lanes.indices.filter { lanes[$0].status == .racing }
+    guard let fastest = racing.compactMap({ least($0) }).min() else { return }
+    for i in racing where least(i) ?? 0 > rules.far * fastest { lanes[i].status = .slow }
   }
 
   private mutating func dropBeaten() {
     let racing = lanes.indices.filter { lanes[$0].status == .racing }
-    guard let best = racing.compactMap({ median(lanes[$0].ratios) }).min() else { return }
+    guard let best = racing.compactMap({ ratio($0) }).min() else { return }
     for i in racing {
-      guard let m = median(lanes[i].ratios), m - 2 * doubt(i) > best * (1 + rules.band) else { continue }
+      guard let own = ratio(i), own * (1 - 2 * doubt(i)) > best * (1 + rules.band) else { continue }
       lanes[i].status = .slow
       sinceLastLoss = 0
     }
@@ -197,7 +202,10 @@ package struct Contest: Sendable {
     let racing = lanes.indices.filter { lanes[$0].status == .racing }
     // The sentinel alone, or nobody: nothing left to compare. One other is compared until it is sure.
     if racing.isEmpty || racing == [sentinel] { return true }
-    return rounds >= rules.mostRounds || rounds >= rules.leastRounds && sinceLastLoss >= 3
+    // The sentinel is beaten and one is left.
+    if racing.count == 1, lanes[sentinel].status == .slow { return true }
+    if rounds < rules.leastRounds { return false }
+    return rounds >= rules.mostRounds || sinceLastLoss >= 3 && racing.allSatisfy { 2 * doubt($0) <= rules.precision }
   }
 
   private mutating func finish() -> Step {
@@ -207,21 +215,28 @@ package struct Contest: Sendable {
 
   private func rank(_ i: Int) -> (Int, Int) { (preference.indices.contains(i) ? preference[i] : .max, i) }
 
-  /// How far the median of the ratios may be off.
+  private func least(_ i: Int) -> Double? { (lanes[i].warm + lanes[i].times).min() }
+
+  /// To the sentinel's level over all rounds: in the first ones alone it may have been disturbed. nil before the first.
+  private func ratio(_ i: Int) -> Double? {
+    guard let own = Contest.level(lanes[i].times) else { return nil }
+    return Contest.level(lanes[sentinel].times).map { own / $0 }
+  }
+
+  /// How far the level may be off, as a share of it.
   private func doubt(_ i: Int) -> Double {
-    let n = lanes[i].ratios.count
-    return n == 0 ? .infinity : spread(lanes[i].ratios) / Double(n).squareRoot()
+    let n = lanes[i].times.count
+    return n == 0 ? .infinity : spread(i) / Double(n).squareRoot()
   }
 
-  private func median(_ values: [Double]) -> Double? {
-    guard !values.isEmpty else { return nil }
-    let sorted = values.sorted()
-    let middle = sorted.count / 2
-    return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+  private func spread(_ i: Int) -> Double {
+    let sorted = lanes[i].times.sorted()
+    guard let least = sorted.first, let level = Contest.level(sorted) else { return 0 }
+    return (sorted[sorted.count / 2] - least) / level
   }
 
-  private func spread(_ values: [Double]) -> Double {
-    guard let m = median(values) else { return 0 }
-    return median(values.map { abs($0 - m) }) ?? 0
+  /// The lower quartile; nil without times.
+  private static func level(_ times: [Double]) -> Double? {
+    times.isEmpty ? nil : times.sorted()[(times.count - 1) / 4]
   }
 }

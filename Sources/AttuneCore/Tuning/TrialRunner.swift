@@ -8,7 +8,7 @@ final class TrialRunner {
   typealias MakePlan = (BoundProblem, Candidate, _ isChecked: Bool) throws(Refusal) -> Plan
 
   enum Outcome: Equatable {
-    case took(ns: Double, isDisturbed: Bool)
+    case took(ns: Double)
     case failed(Trial.Status, String)
   }
 
@@ -32,7 +32,7 @@ final class TrialRunner {
   // MARK: speed
 
   /// Shortest sample, so that the clock and the call do not count.
-  private static let sampleNs = 100_000.0
+  static let sampleNs = 100_000.0
 
   /// One sample of a candidate, in nanoseconds of one whole call. `longest`: if a call takes longer, only an even
   /// choice of its tasks is run and the time scaled up; 0 never does that.
@@ -49,7 +49,6 @@ final class TrialRunner {
       }
       at = lanes.count - 1
     }
-    let switches = crt_involuntary_switches()
     let begin = crt_now_ns()
     for _ in 0..<lanes[at].repetitions {
       if let failure = call(lanes[at].plan) { return failure }
@@ -62,7 +61,7 @@ final class TrialRunner {
     } else if !isWhole, lanes[at].share == 1, ns > 1.5 * longest {
       lanes[at].share = lanes[at].plan.takeShare(longest / ns)
     }
-    return .took(ns: once, isDisturbed: crt_involuntary_switches() > switches)
+    return .took(ns: once)
   }
 
   /// Compares what two candidates compute of the whole problem; nil: the same, within the tolerance.

@@ -214,6 +214,7 @@ package final class Tuner: Sendable {
     case .patient:
       limits.budget = asked ?? 30e9
       (limits.calls, limits.least, limits.kernels, limits.improvements) = (200, 2e9, 32, 8)
+      (limits.rules.mostRounds, limits.finalists) = (100, 8)
       limits.shares = false
     case .exhaustive:
       limits.budget = asked
@@ -222,6 +223,7 @@ package final class Tuner: Sendable {
     default:
       limits.budget = asked ?? 2e9
       (limits.calls, limits.least) = (10, 50e6)
+      limits.rules.mostRounds = 60
     }
     if asked != nil { (limits.calls, limits.least) = (0, .infinity) }
     guard !isWatched else { return limits }

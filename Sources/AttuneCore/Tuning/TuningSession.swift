@@ -16,15 +16,15 @@ struct TuningSession {
     var budget: Double?
     /// The budget may shrink to so many calls of the default candidate, but not below `least`.
     var calls = 0.0, least = 0.0
-    /// Kernels in the first contest.
-    var kernels = 8
+    /// Kernels in the first contest, and what it and the search for settings leave for the last one.
+    var kernels = 8, finalists = 4
     var rules = Contest.Rules()
     /// Large problems may be timed on a share of their tasks.
     var shares = true
     /// Every setting of every kernel at once.
     var isExhaustive = false
-    /// Settings are improved until nothing does, else a fixed number of times.
-    var improvements = 2
+    /// How often settings are looked for around the best one.
+    var improvements = 3
   }
 
   struct Finding {
@@ -109,7 +109,7 @@ struct TuningSession {
     // The yardstick must be right before anything is compared with it.
     let defaults = space.defaults.sorted { $0.estimate < $1.estimate }
     guard let sentinel = ([defaultCandidate] + defaults).first(where: { isRight($0) }) else { return nil }
-    guard case .took(let first, _) = runner.time(sentinel, longest: 0) else {
+    guard case .took(let first) = runner.time(sentinel, longest: 0) else {
       obstacle = "\(name(sentinel).kernel) failed"
       return nil
     }
@@ -122,22 +122,21 @@ struct TuningSession {
     }
     var best = sentinel
     if limits.isExhaustive {
-      best = contest([sentinel] + space.all, sentinel, limits.rules) ?? sentinel
+      var lanes = [sentinel]
+      for c in space.all where !c.isSame(sentinel) && isRight(c) { lanes.append(c) }
+      best = contest(lanes, sentinel, limits.rules)?.winner.map { lanes[$0] } ?? sentinel
     } else {
       let usable = fresh.map { fresh in defaults.filter { c in fresh.contains { $0.kernel == c.kernel } } } ?? defaults
       var list = [sentinel] + (incumbent.map { [$0] } ?? [])
       for c in usable where list.count < limits.kernels + 1 && isPromising(c, sentinel) { list.append(c) }
       list += workerVariants(of: sentinel)
       // Some of the time is for settings: the default ones need not be the best of any kernel.
-      let end = deadline
-      if deadline < .max { deadline = min(deadline, crt_now_ns() &+ (deadline &- crt_now_ns()) / 5 &* 2) }
-      let begin = deadline
-      best = contest(list, sentinel, limits.rules) ?? sentinel
-      if end < .max { deadline = end &+ (deadline &- begin) }
+      best = spending(0.4) { $0.leader(list, sentinel, $0.explorationRules(nil)) } ?? sentinel
       // With an incumbent only a new kernel is worth improving.
       if fresh == nil || fresh?.contains(where: { $0.kernel == best.kernel }) == true {
-        best = improved(best, sentinel)
+        best = spending(0.75) { $0.explored(best, sentinel) }
       }
+      best = decided(best, incumbent, sentinel)
     }
     if !best.isSame(sentinel), longest > 0, first > longest { best = confirmed(best, sentinel) }
     guard let yardstick = trials[name(sentinel)], yardstick.status == .ok || yardstick.status == .slow else {
@@ -160,36 +159,86 @@ struct TuningSession {
   }
 
   /// Better settings of the knobs near `best`, and at first of the kernels that come close: their defaults may be the
-  /// wrong ones here.
-  private mutating func improved(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
+  /// wrong ones here. The fastest by a few rounds; that many candidates are not told apart by more than that.
+  private mutating func explored(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
     var best = best
-    // Settings of a kernel that has just run need no allowance for cold memory.
-    var rules = limits.rules
-    rules.hopeless = 1.25
     for round in 0..<limits.improvements {
       // Knobs work together, so all settings where there is time for them, else a step in each direction.
-      let whole = round == 0 ? space.settings(best, most: affordable(best)) : []
+      let most = affordable(best, rounds: 2)
+      let whole = round == 0 ? space.settings(best, most: most) : []
       var list = (whole.isEmpty ? space.neighbours(best) : whole) + workerVariants(of: best)
-      if round == 0 { list += rivals(of: best).flatMap { space.neighbours($0) } }
+      if round == 0 {
+        let isAmple = affordable(best, rounds: 20) > list.count
+        let others = rivals(of: best, within: isAmple ? .infinity : 2.5).flatMap { space.neighbours($0) }
+        if list.count + others.count <= most { list += others }
+      }
       list = list.filter { trials[name($0)] == nil }
       guard !list.isEmpty, crt_now_ns() < deadline else { break }
-      guard let next = contest([sentinel, best] + list, sentinel, rules), !next.isSame(best) else { break }
+      let lanes = [sentinel, best] + list
+      let rules = explorationRules(best)
+      guard let next = spending(0.7, { $0.leader(lanes, sentinel, rules) }), !next.isSame(best) else { break }
       best = next
     }
     return best
   }
 
-  /// How many candidates like this one the rest of the time is enough for, each with its warm-up and some rounds.
-  private func affordable(_ c: Candidate) -> Int {
+  /// Few rounds that only say who comes close.
+  /// - best: what ran before with much of the same code; nil: everything is cold.
+  private func explorationRules(_ best: Candidate?) -> Contest.Rules {
+    var rules = limits.rules
+    (rules.leastRounds, rules.mostRounds, rules.precision) = (3, 7, .infinity)
+    guard let best else { return rules }
+    // Settings of a kernel that has just run need little allowance for cold memory, long runs none: where a single
+    // sample is a good part of the time, it must do.
+    let isLong = sample(best) > 2 * TrialRunner.sampleNs
+    (rules.hopeless, rules.cold, rules.warmups) = (1.25, isLong ? 1.1 : 3, isLong ? 1 : 2)
+    return rules
+  }
+
+  /// The choice among the best few and the default, which race until they are known well or the time is up.
+  private mutating func decided(_ best: Candidate, _ incumbent: Candidate?, _ sentinel: Candidate) -> Candidate {
+    let ratio = trials[name(best)]?.ratio ?? 1
+    let close = trials.values.filter { $0.ratio > 0 && $0.ratio < ratio * (1 + 2 * limits.rules.band) }
+      .sorted { TuningSession.order($0) < TuningSession.order($1) }
+    // Rather two that are told apart than many that are not.
+    let most = max(0, min(limits.finalists, affordable(best, rounds: 3) - 2))
+    let others = close.prefix(most).compactMap { space.planner.candidate($0.candidate, space.request) }
+    var lanes: [Candidate] = []
+    for c in [sentinel, best] + (incumbent.map { [$0] } ?? []) + others where !lanes.contains(where: { $0.isSame(c) }) {
+      lanes.append(c)
+    }
+    if lanes.count == 1 { return best }
+    return contest(lanes, sentinel, limits.rules, leastRounds: 1)?.winner.map { lanes[$0] } ?? best
+  }
+
+  /// Runs `body` with a share of the time that is left. What it does not use stays.
+  private mutating func spending<R>(_ share: Double, _ body: (inout TuningSession) -> R) -> R {
+    guard deadline < .max else { return body(&self) }
+    let end = deadline
+    let now = crt_now_ns()
+    let limit = now &+ Int64(Double(max(0, end &- now)) * share)
+    deadline = limit
+    let result = body(&self)
+    // What `isRight` granted on the way counts for the whole, too.
+    deadline = end &+ (deadline &- limit)
+    return result
+  }
+
+  /// How many candidates like this one the rest of the time is enough for.
+  private func affordable(_ c: Candidate, rounds: Double) -> Int {
     guard deadline < .max else { return 64 }
+    return Int(min(64, max(0, Double(deadline &- crt_now_ns()) / (rounds * sample(c)))))
+  }
+
+  /// What one sample of a candidate takes, in nanoseconds.
+  private func sample(_ c: Candidate) -> Double {
     let ns = trials[name(c)].map(\.medianNs) ?? 0
-    let sample = max(longest > 0 ? min(ns, longest) : ns, 1e5)
-    return Int(min(64, max(0, Double(deadline &- crt_now_ns()) / (4 * sample))))
+    return max(longest > 0 ? min(ns, longest) : ns, TrialRunner.sampleNs)
   }
 
   /// Other kernels as they were measured, if not slower than the best by more than settings may change.
-  private func rivals(of best: Candidate) -> [Candidate] {
-    let limit = 2.5 * (trials[name(best)]?.medianNs ?? 0)
+  private func rivals(of best: Candidate, within factor: Double) -> [Candidate] {
+    let limit = factor * (trials[name(best)]?.medianNs ?? 0)
     return space.defaults.filter { c in
       guard c.kernel != best.kernel, let trial = trials[name(c)], trial.medianNs > 0 else { return false }
       return trial.medianNs < limit
@@ -200,8 +249,7 @@ struct TuningSession {
   private mutating func confirmed(_ best: Candidate, _ sentinel: Candidate) -> Candidate {
     var ratios: [Double] = []
     for _ in 0..<3 {
-      guard case .took(let a, _) = runner.time(sentinel, longest: 0),
-        case .took(let b, _) = runner.time(best, longest: 0)
+      guard case .took(let a) = runner.time(sentinel, longest: 0), case .took(let b) = runner.time(best, longest: 0)
       else { return sentinel }
       ratios.append(b / a)
       if crt_now_ns() > deadline, ratios.count > 1 { break }
@@ -211,12 +259,18 @@ struct TuningSession {
 
   // MARK: one contest
 
-  /// The winner among `list`, whose trials are kept; nil when the sentinel failed.
-  private mutating func contest(
-    _ list: [Candidate], _ sentinel: Candidate, _ rules: Contest.Rules
-  ) -> Candidate? {
+  /// The fastest of `list`, ties or not; nil when the sentinel failed.
+  private mutating func leader(_ list: [Candidate], _ sentinel: Candidate, _ rules: Contest.Rules) -> Candidate? {
     var lanes: [Candidate] = []
     for c in list where !lanes.contains(where: { $0.isSame(c) }) && isRight(c) { lanes.append(c) }
+    return contest(lanes, sentinel, rules)?.leader.map { lanes[$0] }
+  }
+
+  /// Lets candidates that are right race; their trials are kept. nil: the sentinel is not among them.
+  /// - leastRounds: even when the time is up.
+  private mutating func contest(
+    _ lanes: [Candidate], _ sentinel: Candidate, _ rules: Contest.Rules, leastRounds: Int = 0
+  ) -> Contest? {
     guard let first = lanes.firstIndex(where: { $0.isSame(sentinel) }) else { return nil }
     var warm: [Int: Double] = [:]
     for (i, c) in lanes.enumerated() {
@@ -227,14 +281,14 @@ struct TuningSession {
       seed: SeededNumbers.hash(target.key.family), rules: rules)
     var yardsticks: [Double] = []
     while case .run(let i) = contest.next() {
-      if crt_now_ns() >= deadline {
+      if crt_now_ns() >= deadline, contest.rounds >= leastRounds {
         contest.stop()
         break
       }
       watch(.begins(name(lanes[i])))
       switch runner.time(lanes[i], longest: longest) {
-      case .took(let ns, let isDisturbed):
-        contest.took(ns, isDisturbed: isDisturbed)
+      case .took(let ns):
+        contest.took(ns)
         if i == first { yardsticks.append(ns) }
       case .failed(let status, let reason):
         contest.failed()
@@ -243,7 +297,7 @@ struct TuningSession {
     }
     if let least = yardsticks.min(), let most = yardsticks.max(), least > 0 { drift = max(drift, most / least - 1) }
     for (i, c) in lanes.enumerated() { keep(c, contest.standing(i)) }
-    return contest.winner.map { lanes[$0] }
+    return contest
   }
 
   /// Among equals: little memory, few workers, the author's order, the first values of knobs.
@@ -267,9 +321,11 @@ struct TuningSession {
       case .slow: .slow
       case .failed: trials[name(c)]?.status ?? .failed
       }
-    let ns = s.median ?? s.warm
-    // What the deadline left untimed is as good as left out.
-    if ns == nil, trials[name(c)] != nil || status == .failed { return }
+    // One that left early has few times; the least of them is what its settings are judged by.
+    let ns = s.status == .slow ? [s.level, s.warm].compactMap { $0 }.min() : s.level ?? s.warm
+    // What the deadline left untimed is as good as left out, and less does not replace more.
+    if let old = trials[name(c)], ns == nil || s.status != .failed && old.rounds > s.rounds { return }
+    if ns == nil, status == .failed { return }
     let trial = Trial(
       candidate: name(c), status: ns == nil ? .slow : status, medianNs: ns ?? 0, ratio: s.ratio ?? 0, spread: s.spread,
       rounds: s.rounds, date: crt_wall_seconds())

@@ -22,9 +22,9 @@ package struct Trial: Hashable, Sendable {
   }
   package var candidate: TunedCandidate
   package var status: Status
-  package var medianNs: Double  // 0: never timed
-  package var ratio: Double  // of its time to the default candidate's, median over the rounds; 0: never timed
-  package var spread: Double  // median absolute deviation of that ratio
+  package var medianNs: Double  // lower quartile of its times; 0: never timed
+  package var ratio: Double  // of that to the default candidate's; 0: never timed
+  package var spread: Double  // how far the median lies above the least, as a share
   package var rounds: Int
   package var date: Int64  // seconds since 1970
 

@@ -7,7 +7,8 @@ struct Bench: ParsableCommand {
     abstract: "Time kernels on generated data.",
     discussion: """
       Without --shape: the operator's own bench presets. Without --kernel: what the library chooses. The share of peak \
-      is measured against multiply-adds of this machine in the same run.
+      is measured against multiply-adds of this machine in the same run. With --candidate only these are timed, turn by \
+      turn in random order, which tells a few percent apart.
       """)
   @Argument(help: "Operator, or operator@plugin.") var op: String?
   @Option(help: "What to compute.") var entry = "forward"
@@ -18,6 +19,11 @@ struct Bench: ParsableCommand {
   var tensors = ""
   @Option(help: "Storage type: f32, bf16 or f16.") var dtype = "f32"
   @Option(help: "NAME, NAME:knob=value,... or all.") var kernel: String?
+  @Option(
+    name: .customLong("candidate"),
+    help: "Instead: time these against the first of them: NAME:knob=value,...@THREADS, knobs and threads optional.")
+  var candidates: [String] = []
+  @Option(help: "How often each --candidate is timed.") var rounds = 100
   @OptionGroup var thread: ThreadOption
   @Flag(help: "Instead: what a call costs beyond its kernel.") var overhead = false
   @OptionGroup var output: JSONOption
@@ -39,6 +45,10 @@ struct Bench: ParsableCommand {
     if shape == nil && !(params.isEmpty && tensors.isEmpty) {
       throw ValidationError("--param and --tensors need --shape; presets have their own")
     }
+    if !candidates.isEmpty && (shape == nil || kernel != nil) {
+      throw ValidationError("--candidate needs --shape, and excludes --kernel")
+    }
+    if !(3...10000).contains(rounds) { throw ValidationError("--rounds must be 3 to 10000") }
   }
 
   func run() throws {
@@ -48,6 +58,15 @@ struct Bench: ParsableCommand {
       return say(output.json ? costs.json.text : costs.text)
     }
     guard let op else { return }
+    if let shape, !candidates.isEmpty {
+      let description = try context.op(op)
+      let values = try params.map { try Parameter.parse($0, for: description) }.map { ($0.name, $0.scalar) }
+      let line = ShapeLine(
+        op: op, entry: entry, shape: shape, extras: tensors, dtype: dtype,
+        params: Dictionary(values) { $1 }, threads: thread.threads)
+      let race = try CandidateRace(line, candidates, rounds: rounds, context)
+      return say(output.json ? race.json.text : race.text)
+    }
     guard let type = DType(name: dtype) else { throw Failure("--dtype \(dtype): choose f32, bf16 or f16") }
     let description = try context.op(op)
     let model = try context.model(op)

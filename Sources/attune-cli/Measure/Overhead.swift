@@ -11,6 +11,8 @@ struct Overhead {
   let kernelNs: Double
   let executeNs: Double
   let runNs: Double
+  /// Finding the plan of a problem that is known.
+  var hitNs: Double { runNs - executeNs }
 
   /// `op` nil: the first operator that has a demo preset which fits the shape.
   static func measure(_ context: Context, op: String?) throws -> Overhead {
@@ -72,13 +74,14 @@ struct Overhead {
 
   var text: String {
     "\(op), kernel \(kernel), 1 thread: the kernel's function alone takes \(fixed(kernelNs, 0)) ns\n"
-      + "attune_plan_execute adds \(fixed(executeNs, 0)) ns, attune_run adds \(fixed(runNs, 0)) ns (medians)"
+      + "attune_plan_execute adds \(fixed(executeNs, 0)) ns, attune_run adds \(fixed(runNs, 0)) ns (medians)\n"
+      + "a plan-cache hit costs \(fixed(hitNs, 0)) ns: what attune_run adds to attune_plan_execute"
   }
 
   var json: JSON {
     [
       "op": .string(op), "kernel": .string(kernel), "kernel_ns": .number(kernelNs), "execute_ns": .number(executeNs),
-      "run_ns": .number(runNs),
+      "run_ns": .number(runNs), "hit_ns": .number(hitNs),
     ]
   }
 }

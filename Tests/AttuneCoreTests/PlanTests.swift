@@ -11,20 +11,20 @@ import Testing
     let values = UnsafeMutablePointer<Int>.allocate(capacity: 3000)
     defer { values.deallocate() }
     for i in 0..<3000 {
-      var key = (Int64(i), Int64(i &* 7), Int64(0), Int64(0))
+      var key = (Int64(i), Int64(i &* 7))
       withUnsafeBytes(of: &key) { bytes in
         if let base = bytes.baseAddress {
-          #expect(table.find(base, 32) == nil)
-          table.insert(base, 32, UnsafeMutableRawPointer(values + i))
+          #expect(table.find(base, 16) == nil)
+          table.insert(base, 16, UnsafeMutableRawPointer(values + i))
         }
       }
     }
     for i in 0..<3000 {
-      var key = (Int64(i), Int64(i &* 7), Int64(0), Int64(0))
+      var key = (Int64(i), Int64(i &* 7))
       withUnsafeBytes(of: &key) { bytes in
         if let base = bytes.baseAddress {
-          #expect(table.find(base, 32) == UnsafeMutableRawPointer(values + i))
-          #expect(table.find(base, 0) == nil)
+          #expect(table.find(base, 16) == UnsafeMutableRawPointer(values + i))
+          #expect(table.find(base, 8) == nil)
         }
       }
     }

@@ -33,20 +33,22 @@ final class PlanTable {
     current.deallocate()
   }
 
-  /// Lengths of keys are multiples of this; the bytes behind the content are zero.
-  static let keyUnit = 32
-
+  /// `length` is a multiple of 8; the bytes behind the content are zero.
   @inline(__always)
   static func hash(_ key: UnsafeRawPointer, _ length: Int) -> UInt64 {
     // Four sums side by side: one would wait for its multiplication at every word.
     var a: UInt64 = 0x9E37_79B9_7F4A_7C15, b = a &+ 1, c = a &+ 2, d = a &+ 3
     var i = 0
-    while i < length {
+    while i &+ 32 <= length {
       a = mixed(a, key.load(fromByteOffset: i, as: UInt64.self))
       b = mixed(b, key.load(fromByteOffset: i &+ 8, as: UInt64.self))
       c = mixed(c, key.load(fromByteOffset: i &+ 16, as: UInt64.self))
       d = mixed(d, key.load(fromByteOffset: i &+ 24, as: UInt64.self))
-      i &+= keyUnit
+      i &+= 32
+    }
+    while i < length {
+      a = mixed(a, key.load(fromByteOffset: i, as: UInt64.self))
+      i &+= 8
     }
     return mixed(mixed(a, b), mixed(c, d))
   }

@@ -104,31 +104,37 @@ struct RunKey {
   private let base: UnsafeMutableRawPointer
   private let capacity: Int
   private(set) var length = 0
-  /// Bytes behind the content that may be written.
-  private static let slack = 32
 
   init(_ base: UnsafeMutableRawPointer, _ capacity: Int) { (self.base, self.capacity) = (base, capacity) }
 
   @inline(__always)
   private mutating func text(_ s: UnsafePointer<CChar>) -> Bool {
-    let room = capacity &- length &- RunKey.slack
-    guard room > 0 else { return false }
-    let n = crt_copy_text(base.advanced(by: length).assumingMemoryBound(to: CChar.self), s, min(room, 256))
-    length &+= n
-    return n > 0
+    var i = 0
+    while length < capacity {
+      base.storeBytes(of: s[i], toByteOffset: length, as: CChar.self)
+      length &+= 1
+      if s[i] == 0 { return true }
+      i &+= 1
+      if i > 255 { return false }
+    }
+    return false
   }
   @inline(__always)
   private mutating func number(_ v: UInt32) -> Bool {
-    guard length &+ 4 &+ RunKey.slack <= capacity else { return false }
+    guard length &+ 4 <= capacity else { return false }
     base.storeBytes(of: v, toByteOffset: length, as: UInt32.self)
     length &+= 4
     return true
   }
-  /// Zero bytes up to what the table takes.
+  /// Zero bytes up to a multiple of 8.
   @inline(__always)
-  private mutating func close() {
-    for i in 0..<4 { base.storeBytes(of: 0, toByteOffset: length &+ 8 &* i, as: UInt64.self) }
-    length = (length &+ PlanTable.keyUnit &- 1) & ~(PlanTable.keyUnit &- 1)
+  private mutating func close() -> Bool {
+    guard (length &+ 7) & ~7 <= capacity else { return false }
+    while length & 7 != 0 {
+      base.storeBytes(of: 0, toByteOffset: length, as: UInt8.self)
+      length &+= 1
+    }
+    return true
   }
 
   mutating func structure(of p: UnsafePointer<attune_problem>) -> Bool {
@@ -169,13 +175,11 @@ struct RunKey {
         guard x.pointee.value.i == 0 || x.pointee.value.i == 1, number(UInt32(x.pointee.value.i)) else { return false }
       }
     }
-    close()
-    return true
+    return close()
   }
 
   mutating func sizes(of p: UnsafePointer<attune_problem>, _ s: UnsafePointer<RunCache.Structure>) -> Bool {
-    let bytes = 8 &* (1 &+ s.pointee.sizeCount &+ s.pointee.paramCount)
-    guard bytes &+ RunKey.slack <= capacity else { return false }
+    guard 8 &* (1 &+ s.pointee.sizeCount &+ s.pointee.paramCount) <= capacity else { return false }
     var word = base.assumingMemoryBound(to: Int64.self)
     word.pointee = s.pointee.id
     word += 1
@@ -202,8 +206,7 @@ struct RunKey {
         ? Int64(bitPattern: x.pointee.value.f.bitPattern) : x.pointee.value.i
       word += 1
     }
-    length = bytes
-    close()
+    length = 8 &* (1 &+ s.pointee.sizeCount &+ s.pointee.paramCount)
     return true
   }
 }

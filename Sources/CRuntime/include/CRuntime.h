@@ -45,34 +45,6 @@ void crt_arena_reserve(uint64_t bytes);
 void *crt_arena_acquire(uint64_t bytes);
 void crt_arena_release(void *block);
 
-#if defined(__clang__)
-#define CRT_READS_WORDS __attribute__((no_sanitize("address")))
-#else
-#define CRT_READS_WORDS __attribute__((no_sanitize_address))
-#endif
-/* Copies a string and its NUL. `to` has 8 bytes more than `room`, of which those behind the NUL may be overwritten, too.
- * Bytes copied; 0: the string is longer than `room`. A word at a time, so it looks at up to 7 bytes behind the NUL, but
- * never at another page. */
-CRT_READS_WORDS static inline size_t crt_copy_text(char *to, const char *from, size_t room) {
-  size_t i;
-  for (i = 0; i < room; i += 8) {
-    uint64_t word = 0, zeros;
-    if (((uintptr_t)(from + i) & 4095) <= 4088) __builtin_memcpy(&word, from + i, 8);
-    else
-      for (size_t j = 0; j < 8; j++) {
-        word |= (uint64_t)(unsigned char)from[i + j] << 8 * j; /* little endian, as all that Attune runs on */
-        if (!from[i + j]) break;
-      }
-    __builtin_memcpy(to + i, &word, 8);
-    zeros = (word - 0x0101010101010101u) & ~word & 0x8080808080808080u; /* its lowest bit is at the first NUL */
-    if (zeros) {
-      i += (size_t)__builtin_ctzll(zeros) / 8 + 1;
-      return i <= room ? i : 0;
-    }
-  }
-  return 0;
-}
-
 static inline void *crt_load_acquire(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline void crt_store_release(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 /* First caller gets 1, all others 0. */

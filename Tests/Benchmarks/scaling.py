@@ -27,6 +27,7 @@ import gc
 import importlib.util
 import json
 import os
+import statistics
 import sys
 import time
 
@@ -144,6 +145,36 @@ def grow(context, op, row, peak, seconds, is_busy):
         yield result
 
 
+def flatness(context, op, row, seconds, is_busy):
+    """How much tokens per second (of a step: steps) differ between the row's numbers of tokens: the
+    most by the least, less 1. All of them take turns, each for as long as the longest takes: a slow
+    second of the machine then hits all alike. Medians over rounds of the share in a round's sum."""
+    make = step if row["entry"] == "step" else whole
+    bodies = [make(context, op, row, tokens) for tokens in row["tokens"]]
+    units = [1 if row["entry"] == "step" else tokens for tokens in row["tokens"]]
+    clocks = [cpu_clock(b.info["workers"]) if is_busy else time.perf_counter for b in bodies]
+
+    def took(i, n):
+        stopwatch.settle()
+        begin = clocks[i]()
+        for _ in range(n):
+            bodies[i]()
+        return (clocks[i]() - begin) / n
+
+    for body in bodies:
+        body()  # touches all memory
+    firsts = [took(i, 1) for i in range(len(bodies))]
+    turn = max(*firsts, stopwatch.TURN)
+    batches = [max(1, round(turn / first)) for first in firsts]
+    shares = []
+    end = time.perf_counter() + seconds
+    while len(shares) < 5 or time.perf_counter() < end:
+        rates = [units[i] / took(i, n) for i, n in enumerate(batches)]
+        shares.append([rate / sum(rates) for rate in rates])
+    medians = [statistics.median(share) for share in zip(*shares)]
+    return max(medians) / min(medians) - 1
+
+
 def published(context, op, row, threads, seconds, is_busy):
     """One result per form of published/NAME.py and number of tokens. Nothing is timed whose result
     differs."""
@@ -248,12 +279,13 @@ def growth(context, op, rows, peak, seconds, is_busy):
     found = []
     for row in rows:
         found += table(grow(context, op, row, peak, seconds, is_busy), head, growth_cells)
-        same = [r for r in found if r["problem"] == row["name"] and r["tokens"] in row["tokens"]]
-        times = [r["seconds" if row["entry"] == "step" else "tokens_per_s"] for r in same]
-        if len(times) > 1:
+        last = found[-1]
+        if len(row["tokens"]) > 1 and last["seconds"] < LONG:
+            last["spread"] = flatness(context, op, row, 5 * seconds, is_busy)
             what = "time per step" if row["entry"] == "step" else "tokens/s"
-            print(f"{row['name']}: {what} from {times[0]:.3g} to {times[-1]:.3g},", end=" ")
-            print(f"spread {max(times) / min(times) - 1:.0%}")
+            span = f"{min(row['tokens'])} to {max(row['tokens'])} tokens"
+            print(f"{row['name']}: {what} differs by {last['spread']:.0%} from {span}, in turns")
+            gc.collect()
     return found
 
 

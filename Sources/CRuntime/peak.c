@@ -26,17 +26,10 @@ FMA_LOOP(fma_avx512, "avx512f", __m512, 24, _mm512_set1_ps, _mm512_fmadd_ps, _mm
 FMA_LOOP(fma_avx2, "avx2,fma", __m256, 12, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
 FMA_LOOP(fma_sse4, "sse4.2", __m128, 12, _mm_set1_ps, SSE_MULADD, _mm_storeu_ps, 4)
 
-double crt_fma_peak_gflops(uint64_t isa) {
-  double best = 0, now;
-  const int64_t end = crt_now_ns() + 30000000;
+double crt_fma_gflops(uint64_t isa) {
   volatile float seed = 0.0f;
-  do {
-    if (isa >> ATTUNE_X86_AVX512F & 1) now = fma_avx512(seed);
-    else if (isa >> ATTUNE_X86_FMA & 1) now = fma_avx2(seed);
-    else now = fma_sse4(seed);
-    if (now > best) best = now;
-  } while (crt_now_ns() < end);
-  return best;
+  if (isa >> ATTUNE_X86_AVX512F & 1) return fma_avx512(seed);
+  return isa >> ATTUNE_X86_FMA & 1 ? fma_avx2(seed) : fma_sse4(seed);
 }
 
 __attribute__((target("avx512f"))) static __m512i sum_avx512(const char *p, uint64_t bytes) {
@@ -59,7 +52,7 @@ static void read_all(const char *p, uint64_t bytes, uint64_t isa, char *sink) {
   else read_sse2(p, bytes, sink);
 }
 #else
-double crt_fma_peak_gflops(uint64_t isa) {
+double crt_fma_gflops(uint64_t isa) {
   (void)isa;
   return 0;
 }
@@ -69,18 +62,33 @@ static void read_all(const char *p, uint64_t bytes, uint64_t isa, char *sink) {
 }
 #endif
 
+double crt_fma_peak_gflops(uint64_t isa) {
+  double best = 0;
+  const int64_t end = crt_now_ns() + 30000000;
+  do {
+    const double now = crt_fma_gflops(isa);
+    if (now > best) best = now;
+  } while (crt_now_ns() < end);
+  return best;
+}
+
+void crt_read(const void *memory, uint64_t bytes, uint64_t isa) {
+  char sink[64] = {0};
+  read_all(memory, bytes, isa, sink);
+  __asm__ volatile("" : : "m"(sink));
+}
+
 double crt_read_bandwidth(uint64_t bytes, uint64_t isa) {
-  char sink[64] = {0}, *p;
+  char *p;
   double best = 0;
   bytes = (bytes + 255) / 256 * 256;
   if (!bytes || !(p = aligned_alloc(64, bytes))) return 0;
   memset(p, 1, bytes);
   for (int round = 0; round < 8; round++) {
     const int64_t begin = crt_now_ns();
-    read_all(p, bytes, isa, sink);
+    crt_read(p, bytes, isa);
     const int64_t ns = crt_now_ns() - begin;
     if (ns > 0 && (double)bytes / (double)ns > best) best = (double)bytes / (double)ns;
-    __asm__ volatile("" : : "m"(sink));
   }
   free(p);
   return best * 1e9;

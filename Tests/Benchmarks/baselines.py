@@ -25,6 +25,7 @@ library = next((environment.BUILD / "lib").glob("libattune.so.*"), None)
 os.environ.setdefault("ATTUNE_LIBRARY", str(library))
 
 import contenders
+import limits
 import machine
 import problems
 import stopwatch
@@ -79,10 +80,11 @@ def prepare(problem, threads):
     return lanes, errors, left_out
 
 
-def compare(problem, threads, seconds, limit):
+def compare(problem, threads, seconds, level):
     """One row of the table as a dict."""
     lanes, errors, left_out = prepare(problem, threads)
-    stopwatch.measure(lanes.values(), seconds)
+    limit = limits.Limit(threads, level, reads=problem.is_decode)
+    stopwatch.measure(lanes.values(), seconds, limit)
     base = lanes[BASE]
     results = {
         name: {
@@ -95,17 +97,17 @@ def compare(problem, threads, seconds, limit):
         }
         for name, lane in lanes.items()
     }
-    gflops, bytes_per_s = problem.flops / base.median / 1e9, problem.bytes / base.median
+    work = problem.bytes if problem.is_decode else problem.flops / 1e9
     return {
         "problem": problem.name,
         "dtype": problem.dtype,
         "threads": threads,
         "kernel": base.run.note,
-        "gflops": gflops,
-        "bytes_per_s": bytes_per_s,
-        "peak_share": gflops / (limit["peak_gflops"] * threads),
-        "read_share": bytes_per_s / limit["read_bytes_per_s"],
+        "gflops": problem.flops / base.median / 1e9,
+        "bytes_per_s": problem.bytes / base.median,
         "bound": "read" if problem.is_decode else "peak",
+        "limit": limit.median,
+        "limit_share": limit.share(work, base.samples),
         "results": results,
         "left_out": left_out,
     }
@@ -115,9 +117,8 @@ def cells(row):
     """A row of the table: Attune's time and share of its limit, then how many times longer the
     others take, each in its fastest form."""
     base = row["results"][BASE]
-    share = row["read_share"] if row["bound"] == "read" else row["peak_share"]
     yield from (row["problem"], row["dtype"], row["threads"], f"{base['median_ms']:.3g} ms")
-    yield f"{share:.0%} {row['bound']}"
+    yield f"{row['limit_share']:.0%} {row['bound']}"
     for column, forms in contenders.COLUMNS.items():
         ratios = [row["results"][name]["times_attune"] for name in forms if name in row["results"]]
         if BASE not in forms:
@@ -128,7 +129,7 @@ def say(cells):
     print("|", " | ".join(map(str, cells)), "|", flush=True)
 
 
-def table(chosen, threads, seconds, limit):
+def table(chosen, threads, seconds, level):
     """Prints the table while it grows; returns its rows."""
     head = ["problem", "type", "threads", "Attune", "of limit", *list(contenders.COLUMNS)[1:]]
     say(head)
@@ -136,7 +137,7 @@ def table(chosen, threads, seconds, limit):
     rows = []
     for problem in chosen:
         for n in threads:
-            rows.append(compare(problem, n, seconds, limit))
+            rows.append(compare(problem, n, seconds, level))
             say(cells(rows[-1]))
             gc.collect()  # sessions of libraries keep threads and memory
     return rows
@@ -190,8 +191,12 @@ def main():
         print(f"{name} is absent: {reason}")
     if document["load"] > 0.5:
         print(f"busy machine: load {document['load']:.1f} before anything was timed")
-    print("\nAttune: median time of a call. Others: how many times as long their call takes.\n")
-    document["rows"] = table(chosen, options.threads, options.seconds, limit)
+    print("\nAttune: median time of a call, and the median over rounds of its share of what so many")
+    print("threads multiply and add (peak) or read from memory in the same round. Others: how many")
+    print("times as long their call takes.\n")
+    document["rows"] = table(
+        chosen, options.threads, options.seconds, limit["cpu"]["isa_level"]
+    )
     if options.json:
         options.json.write_text(json.dumps(document, indent=2) + "\n")
     return 0

@@ -39,6 +39,7 @@ import numpy as np
 
 import attune
 import calls
+import limits
 import machine
 import stopwatch
 
@@ -46,9 +47,26 @@ LONG = 3  # seconds; what takes longer is timed once
 CHUNK = 4096  # tokens per step while a state is built
 
 
-def measure(bodies, seconds, clocks=None):
-    """Least seconds of each, in turns, each run once before it counts: what else the machine does
-    can only add to a time."""
+class Samples:
+    """Seconds of one call, by round. A body that is slow has one sample: how long it took at once."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    @property
+    def median(self):
+        return statistics.median(self.seconds)
+
+    def times(self, base):
+        """How many times as long as `base`: the median over rounds of the ratio within a round."""
+        if len(self.seconds) != len(base.seconds):
+            return self.median / base.median
+        return statistics.median(a / b for a, b in zip(self.seconds, base.seconds))
+
+
+def measure(bodies, seconds, clocks=None, limit=None):
+    """The samples of each, in turns, each run once before it counts. In each round the limit
+    (limits.py) takes a turn, too."""
     clocks = clocks or [time.perf_counter] * len(bodies)
     samples = [[] for _ in bodies]
 
@@ -68,11 +86,14 @@ def measure(bodies, seconds, clocks=None):
     quick = [i for i, taken in enumerate(samples) if not taken]
     end = time.perf_counter() + seconds
     rounds = 0
-    while quick and (rounds < 3 or time.perf_counter() < end):
+    while rounds < (3 if quick else 1) or time.perf_counter() < end and quick:
         for i in quick:
             turn(i)
+        if limit:
+            stopwatch.settle()
+            limit()
         rounds += 1
-    return [min(taken) for taken in samples]
+    return [Samples(taken) for taken in samples]
 
 
 def cpu_clock(threads):
@@ -119,7 +140,7 @@ def dense(context, row, tokens):
     return calls.Call(context, wanted["op"], entry, wanted["params"], sizes, wanted["tensors"])
 
 
-def grow(context, op, row, peak, seconds, is_busy):
+def grow(context, op, row, level, seconds, is_busy):
     """One result per number of tokens."""
     compared = row["dense"]["tokens"] if "dense" in row else []
     for tokens in sorted({*row["tokens"], *compared}):
@@ -127,18 +148,20 @@ def grow(context, op, row, peak, seconds, is_busy):
         other = dense(context, row, tokens) if tokens in compared else None
         bodies = [mine] + ([other] if other else [])
         clocks = [cpu_clock(body.info["workers"]) for body in bodies] if is_busy else None
-        mine_s, *other_s = measure(bodies, seconds, clocks)
+        limit = limits.Limit(mine.info["workers"], level)
+        taken, *others = measure(bodies, seconds, clocks, limit)
         result = {
             "problem": row["name"],
             "tokens": tokens,
             "kernel": " ".join(filter(None, (mine.info["kernel"], mine.info["knobs"]))),
-            "seconds": mine_s,
-            "tokens_per_s": (1 if row["entry"] == "step" else tokens) / mine_s,
-            "peak_share": mine.flops / mine_s / peak,
+            "seconds": taken.median,
+            "tokens_per_s": (1 if row["entry"] == "step" else tokens) / taken.median,
+            "peak_gflops": limit.median,
+            "peak_share": limit.share(mine.flops / 1e9, taken.seconds),
             "workspace_bytes": mine.info["workspace_bytes"],
         }
-        if other_s:
-            ratio, bound = other_s[0] / mine_s, other.flops / mine.flops
+        if others:
+            ratio, bound = others[0].times(taken), other.flops / mine.flops
             result |= {"dense_takes": ratio, "flop_bound": bound, "of_bound": ratio / bound}
         del mine, other
         gc.collect()
@@ -204,15 +227,15 @@ def published(context, op, row, threads, seconds, is_busy):
                 names.append(name)
                 bodies.append(lambda form=form: form(given, mine.params))
             clocks = [cpu_clock(threads)] * len(bodies) if is_busy else None
-            mine_s, *others = measure(bodies, seconds, clocks)
+            taken, *others = measure(bodies, seconds, clocks)
         for name, other in zip(names, others):
             yield {
                 "problem": row["name"],
                 "tokens": tokens,
                 "form": name,
-                "seconds": mine_s,
-                "published_seconds": other,
-                "ratio": other / mine_s,
+                "seconds": taken.median,
+                "published_seconds": other.median,
+                "ratio": other.times(taken),
             }
         gc.collect()
 
@@ -273,12 +296,12 @@ def published_cells(r):
     )
 
 
-def growth(context, op, rows, peak, seconds, is_busy):
+def growth(context, op, rows, level, seconds, is_busy):
     head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "extra bytes"]
     head += ["dense takes", "of flop bound"]
     found = []
     for row in rows:
-        found += table(grow(context, op, row, peak, seconds, is_busy), head, growth_cells)
+        found += table(grow(context, op, row, level, seconds, is_busy), head, growth_cells)
         last = found[-1]
         if len(row["tokens"]) > 1 and last["seconds"] < LONG:
             last["spread"] = flatness(context, op, row, 5 * seconds, is_busy)
@@ -311,12 +334,12 @@ def main():
             continue
         limit = machine.limits(op, rows[0]["params"])
         print(f"\n{op}: {limit['cpu']['name']}, {options.threads} threads,", end=" ")
-        print(f"{limit['peak_gflops']:.0f} GFLOP/s peak of each")
+        print(f"{limit['peak_gflops']:.0f} GFLOP/s peak of one alone")
         found = document[op] = {"limits": limit}
         with calls.reported(op):
             if options.what != "published":
-                peak = limit["peak_gflops"] * 1e9 * options.threads
-                found["growth"] = growth(context, op, rows, peak, options.seconds, options.busy)
+                level = limit["cpu"]["isa_level"]
+                found["growth"] = growth(context, op, rows, level, options.seconds, options.busy)
             if options.what != "growth":
                 head = ["problem", "tokens", "Attune", "published form", "its time", "ratio"]
                 results = (

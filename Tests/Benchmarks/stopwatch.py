@@ -58,9 +58,9 @@ def settle():
             return
 
 
-def measure(lanes, seconds, least=5, most=100):
+def measure(lanes, seconds, limit, least=5, most=100):
     """Fills the lanes with samples: `seconds` for all together, but at least `least` rounds, and no
-    more than those for what is slow."""
+    more than those for what is slow. In each round the limit (limits.py) takes a turn, too."""
     order = list(lanes)
     shuffle = random.Random(0).shuffle
     end = time.perf_counter() + seconds
@@ -70,7 +70,8 @@ def measure(lanes, seconds, least=5, most=100):
         if done == least:
             bound = SLOW * min(min(lane.samples) for lane in order)
             order = [lane for lane in order if min(lane.samples) <= bound]
-        shuffle(order)
-        for lane in order:
+        turns = [limit, *(lane.turn for lane in order)]
+        shuffle(turns)
+        for turn in turns:
             settle()
-            lane.turn()
+            turn()

@@ -43,7 +43,8 @@ let package = Package(
         "AttuneCore", "CAttune", .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .testTarget(
-      name: "AttuneCoreTests", dependencies: ["AttuneCore", "CAttune", "CRuntime"], exclude: ["Descriptors", "Expressions.json", "Presets.json"]),
+      name: "AttuneCoreTests", dependencies: ["AttuneCore", "CAttune", "CRuntime"],
+      exclude: ["Descriptors", "Expressions.json", "Presets.json"]),
   ],
   swiftLanguageModes: [.v6],
   cLanguageStandard: .c11

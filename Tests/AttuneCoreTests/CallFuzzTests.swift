@@ -36,7 +36,9 @@ import Testing
     var data = [Float](repeating: 0, count: 8)
     var dims = [Int64](repeating: 1, count: 32)  // two shapes of 8, then two times 8 strides
     (dims[0], dims[8]) = (8, 8)
-    func pick(_ random: inout SeededNumbers) -> Int64 { CallFuzzTests.odd[Int(random.below(Int64(CallFuzzTests.odd.count)))] }
+    func pick(_ random: inout SeededNumbers) -> Int64 {
+      CallFuzzTests.odd[Int(random.below(Int64(CallFuzzTests.odd.count)))]
+    }
     let spoiled = random.below(4)
     var tensors = [attune_tensor](repeating: attune_tensor(), count: 2)
     var hasStrides = [random.below(2) == 0, random.below(2) == 0]
@@ -105,7 +107,9 @@ import Testing
                 base.storeBytes(of: problem, as: attune_problem.self)
                 return attune_plan_create(context, base.assumingMemoryBound(to: attune_problem.self), &plan, &error)
               }
-              if status == 0 { attune_plan_release(plan) } else {
+              if status == 0 {
+                attune_plan_release(plan)
+              } else {
                 #expect(plan == nil && error.code == status && error.message.0 != 0)
               }
               return status

@@ -61,7 +61,8 @@ import Testing
     for _ in 0..<4000 {
       func view() -> View {
         View(
-          offset: 4 * Int.random(in: 0..<40, using: &random), shape: (0..<3).map { _ in Int64.random(in: 1...3, using: &random) },
+          offset: 4 * Int.random(in: 0..<40, using: &random),
+          shape: (0..<3).map { _ in Int64.random(in: 1...3, using: &random) },
           strides: (0..<3).map { _ in Int64.random(in: 0...12, using: &random) })
       }
       let (a, b) = (view(), view())

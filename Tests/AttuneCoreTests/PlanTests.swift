@@ -33,7 +33,8 @@ import Testing
 
   private func cached(_ nk: Int64) -> [GivenTensor] {
     [
-      GivenTensor("q", .f32, [1, 8, 1, 64]), GivenTensor("k", .f32, [1, 2, nk, 64]), GivenTensor("v", .f32, [1, 2, nk, 64]),
+      GivenTensor("q", .f32, [1, 8, 1, 64]), GivenTensor("k", .f32, [1, 2, nk, 64]),
+      GivenTensor("v", .f32, [1, 2, nk, 64]),
       GivenTensor("mask", .u8, [1, 1, 1, nk]), GivenTensor("bias", .f32, [1, 8, 1, 1]), GivenTensor("o"),
     ]
   }
@@ -68,7 +69,9 @@ import Testing
   }
 
   @Test func grainCoversAllTasks() {
-    for (tasks, workers, ns) in [(0, 2, 10.0), (1, 2, 1e9), (1000, 2, 1.0), (7, 16, 0.0), (Int64.max / 8, 3, .infinity)] {
+    for (tasks, workers, ns) in [
+      (0, 2, 10.0), (1, 2, 1e9), (1000, 2, 1.0), (7, 16, 0.0), (Int64.max / 8, 3, .infinity),
+    ] {
       let grain = Plan.grain(tasks, UInt32(workers), ns)
       #expect(grain >= 1 && grain <= max(tasks, 1))
     }

@@ -93,16 +93,42 @@ import Testing
     #expect(witness.counts.withLock { $0.allSatisfy { $0 == 1 } })
   }
 
-  typealias Lent = @convention(c) (UnsafeMutableRawPointer?, Int64, Int64, attune_task_fn?, UnsafeMutableRawPointer?) -> attune_status
+  typealias Lent =
+    @convention(c) (UnsafeMutableRawPointer?, Int64, Int64, attune_task_fn?, UnsafeMutableRawPointer?) -> attune_status
 
   /// Lent threads that break their promise each in another way: refused, and nothing out of bounds has run.
   private static let broken: [(String, Lent)] = [
-    ("worker", { _, n, _, fn, arg in fn?(arg, 0, n, 2); return 0 }),
-    ("range", { _, n, _, fn, arg in fn?(arg, 0, n + 1, 0); return 0 }),
-    ("negative", { _, n, _, fn, arg in fn?(arg, -1, n, 0); return 0 }),
+    (
+      "worker",
+      { _, n, _, fn, arg in
+        fn?(arg, 0, n, 2); return 0
+      }
+    ),
+    (
+      "range",
+      { _, n, _, fn, arg in
+        fn?(arg, 0, n + 1, 0); return 0
+      }
+    ),
+    (
+      "negative",
+      { _, n, _, fn, arg in
+        fn?(arg, -1, n, 0); return 0
+      }
+    ),
     ("nothing", { _, _, _, _, _ in 0 }),
-    ("half", { _, n, _, fn, arg in fn?(arg, 0, n / 2, 0); return 0 }),
-    ("twice", { _, n, _, fn, arg in fn?(arg, 0, n, 0); fn?(arg, 0, n, 1); return 0 }),
+    (
+      "half",
+      { _, n, _, fn, arg in
+        fn?(arg, 0, n / 2, 0); return 0
+      }
+    ),
+    (
+      "twice",
+      { _, n, _, fn, arg in
+        fn?(arg, 0, n, 0); fn?(arg, 0, n, 1); return 0
+      }
+    ),
   ]
   @Test(arguments: broken.indices) func lentThreadsKeepTheContract(_ i: Int) {
     let witness = Witness(8)

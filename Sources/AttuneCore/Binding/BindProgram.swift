@@ -56,8 +56,11 @@ package final class BindProgram: @unchecked Sendable {  // immutable after init
         // Of an output that has no shape yet the other's expression speaks, exactly as if it were its own.
         let otherKnown = present >> UInt64(other) & 1 == 1
         if otherKnown {
-          if known { late.append(Step(kind: .like, tensor: Int32(t), symbol: Int32(other))) }
-          else { made.append(Step(kind: .likeMade, tensor: Int32(t), symbol: Int32(other))) }
+          if known {
+            late.append(Step(kind: .like, tensor: Int32(t), symbol: Int32(other)))
+          } else {
+            made.append(Step(kind: .likeMade, tensor: Int32(t), symbol: Int32(other)))
+          }
           continue
         }
         let picked = try BindProgram.pick(entry.tensors[other], known ? storage.ranks[t] : nil, &env, model, entry, op)

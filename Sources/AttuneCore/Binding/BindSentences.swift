@@ -26,7 +26,8 @@ extension BindProgram {
     case (.differs, .like), (.differs, .likeMade):
       let other = Int(s.symbol) < entry.tensors.count ? entry.tensors[Int(s.symbol)].spec.name : "?"
       return Refusal(
-        .shape, tensor, "\(at): \(tensor) has \(o.actual) where \(other) has \(o.expected)", detail: (o.expected, o.actual))
+        .shape, tensor, "\(at): \(tensor) has \(o.actual) where \(other) has \(o.expected)",
+        detail: (o.expected, o.actual))
     default:
       let from = origin(of: dimText(s)).map { " (from \($0))" } ?? ""
       return Refusal(
@@ -45,7 +46,9 @@ extension BindProgram {
   private func origin(of symbol: String) -> String? {
     for i in 0..<stepCount {
       guard let s = step(i), s.kind == .bind, Int(s.symbol) < entry.symbols.count else { continue }
-      if symbol.split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "_") }).contains(entry.symbols[Int(s.symbol)][...]) {
+      if symbol.split(whereSeparator: { !($0.isLetter || $0.isNumber || $0 == "_") }).contains(
+        entry.symbols[Int(s.symbol)][...])
+      {
         return entry.tensors[Int(s.tensor)].spec.name
       }
     }
@@ -82,7 +85,9 @@ extension BindProgram {
   private func culprit(_ rule: Expression, _ op: Operator) -> String {
     for n in rule.nodes {
       if n.usesParameter, Int(n.a) < op.params.count { return op.params[Int(n.a)].name }
-      if [.has, .dtype, .rank, .dim].contains(n.kind), Int(n.a) < entry.tensors.count { return entry.tensors[Int(n.a)].spec.name }
+      if [.has, .dtype, .rank, .dim].contains(n.kind), Int(n.a) < entry.tensors.count {
+        return entry.tensors[Int(n.a)].spec.name
+      }
     }
     for n in rule.nodes where n.kind == .symbol && Int(n.a) < entry.symbols.count {
       if let t = origin(of: entry.symbols[Int(n.a)]) { return t }
@@ -95,7 +100,9 @@ extension Expression.Node {
   /// `a` is the index of a parameter.
   var usesParameter: Bool {
     switch kind {
-    case .parameter, .real, .ftrunc, .realLess, .realLessEqual, .realGreater, .realGreaterEqual, .realEqual, .realNotEqual: true
+    case .parameter, .real, .ftrunc, .realLess, .realLessEqual, .realGreater, .realGreaterEqual, .realEqual,
+      .realNotEqual:
+      true
     default: false
     }
   }

@@ -25,7 +25,8 @@ package final class BoundProblem: @unchecked Sendable {  // immutable after bind
   package let flops: Int64, bytes: Int64
 
   fileprivate init(
-    op: Operator, entry: Entry, present: UInt64, order: [Int], program: BindProgram, storage: BindStorage, bound: UInt64,
+    op: Operator, entry: Entry, present: UInt64, order: [Int], program: BindProgram, storage: BindStorage,
+    bound: UInt64,
     flops: Int64, bytes: Int64
   ) {
     (self.op, self.entry, self.present, self.order) = (op, entry, present, order)
@@ -66,7 +67,9 @@ package enum Binder {
         let hint = nearest(t.name, entry.tensors.map(\.spec.name)).map { "; did you mean \($0)?" } ?? ""
         throw Refusal(.invalid, t.name, "\(at) has no tensor \(t.name)\(hint)")
       }
-      guard present >> UInt64(i) & 1 == 0 else { throw Refusal(.invalid, t.name, "\(at): tensor \(t.name) is given twice") }
+      guard present >> UInt64(i) & 1 == 0 else {
+        throw Refusal(.invalid, t.name, "\(at): tensor \(t.name) is given twice")
+      }
       present |= 1 << UInt64(i)
       order.append(i)
     }
@@ -77,7 +80,8 @@ package enum Binder {
       if let d = t.dtype { storage.dtypes[i] = d.rawValue }
       guard let s = t.shape else { continue }
       guard s.count <= 8 else {
-        throw Refusal(.shape, t.name, "\(at): \(t.name) has rank \(s.count), at most 8 are allowed", detail: (8, Int64(s.count)))
+        throw Refusal(
+          .shape, t.name, "\(at): \(t.name) has rank \(s.count), at most 8 are allowed", detail: (8, Int64(s.count)))
       }
       for (d, x) in s.enumerated() where x < 0 {
         throw Refusal(.shape, t.name, "\(at): \(t.name) dim \(d) is \(x), expected 0 or more", detail: (0, x))
@@ -93,7 +97,8 @@ package enum Binder {
       let n = model.spec.name
       if given {
         if let allowed = model.allowed, try allowed.cold(&env, at) == 0 {
-          throw Refusal(.invalid, n, "\(at): tensor \(n) is given, but not used in this mode (allowed: \(allowed.text))")
+          throw Refusal(
+            .invalid, n, "\(at): tensor \(n) is given, but not used in this mode (allowed: \(allowed.text))")
         }
         if storage.ranks[i] < 0, !model.isOutput {
           throw Refusal(.invalid, n, "\(at): tensor \(n) is an input and needs a shape")
@@ -138,7 +143,9 @@ package enum Binder {
   }
 
   /// One type for every `dtype_var`; a requested output without a type gets that of its var, or the lowest of its set.
-  private static func chooseTypes(_ entry: Entry, _ present: UInt64, _ storage: BindStorage, _ at: String) throws(Refusal) {
+  private static func chooseTypes(_ entry: Entry, _ present: UInt64, _ storage: BindStorage, _ at: String)
+    throws(Refusal)
+  {
     func refuse(_ name: String, _ d: DType, _ expected: [DType]) -> Refusal {
       let list = expected.map(\.name).joined(separator: " or ")
       return Refusal(
@@ -178,7 +185,8 @@ package enum Binder {
     _ program: BindProgram, _ present: UInt64, _ frame: inout BindFrame, _ storage: BindStorage, _ at: String
   ) throws(Refusal) {
     var env = frame.environment
-    for (i, model) in program.entry.tensors.enumerated() where present >> UInt64(i) & 1 == 1 && storage.givenRanks[i] < 0 {
+    for (i, model) in program.entry.tensors.enumerated()
+    where present >> UInt64(i) & 1 == 1 && storage.givenRanks[i] < 0 {
       var source = i
       if case .like(let other) = model.shape, present >> UInt64(other) & 1 == 1 {
         if let known = storage.shape(other) {
@@ -192,7 +200,8 @@ package enum Binder {
         guard let form = dim.forms.first else { continue }
         let x = try form.cold(&env, at)
         guard x >= 0 else {
-          throw Refusal(.shape, model.spec.name, "\(at): \(model.spec.name) dim \(dims.count) (\(dim.text)) would be \(x)")
+          throw Refusal(
+            .shape, model.spec.name, "\(at): \(model.spec.name) dim \(dims.count) (\(dim.text)) would be \(x)")
         }
         dims.append(x)
       }
@@ -200,7 +209,9 @@ package enum Binder {
     }
   }
 
-  private static func check(_ o: BindProgram.Outcome, _ program: BindProgram, _ frame: BindFrame, _ op: Operator) throws(Refusal) {
+  private static func check(_ o: BindProgram.Outcome, _ program: BindProgram, _ frame: BindFrame, _ op: Operator)
+    throws(Refusal)
+  {
     if !o.isGood { throw program.refusal(o, frame, op) }
   }
 

@@ -20,7 +20,9 @@ extension BoundProblem {
     var boundByTensors: UInt64 = 0
     for (t, model) in entry.tensors.enumerated() where isPresent(t) && !model.isOutput {
       for dim in program.dims[t] ?? [] {
-        guard let bare = dim.bare, entry.derived >> UInt64(bare.symbol) & 1 == 0, let v = symbol(bare.symbol) else { continue }
+        guard let bare = dim.bare, entry.derived >> UInt64(bare.symbol) & 1 == 0, let v = symbol(bare.symbol) else {
+          continue
+        }
         scratch.symbols[bare.symbol] = size(bare.symbol, v)
         boundByTensors |= 1 << UInt64(bare.symbol)
       }

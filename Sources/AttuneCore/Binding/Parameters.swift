@@ -44,7 +44,9 @@ package enum Parameters {
       }
       return attune_value(i: i, f: 0)
     case (.f64, .real(let f)):
-      guard f.isFinite else { throw Refusal(.param, p.name, "\(at): \(p.name) is \(f), expected a finite number\(rangeTail(p))") }
+      guard f.isFinite else {
+        throw Refusal(.param, p.name, "\(at): \(p.name) is \(f), expected a finite number\(rangeTail(p))")
+      }
       if f < p.min.f || (f == p.min.f && p.minOpen) || f > p.max.f || (f == p.max.f && p.maxOpen) {
         throw Refusal(.param, p.name, "\(at): \(p.name) is \(f), expected \(range(p))")
       }

@@ -10,7 +10,8 @@ extension Describe {
       (
         "plugin",
         .object([
-          ("id", .string(r.plugin.id)), ("version", .string("\(r.plugin.version)")), ("path", .string(r.plugin.image.file.path)),
+          ("id", .string(r.plugin.id)), ("version", .string("\(r.plugin.version)")),
+          ("path", .string(r.plugin.image.file.path)),
         ])
       ),
       ("params", .array(d.params.map(param))),
@@ -93,7 +94,8 @@ extension Describe {
       case .saved: "saved"
       }
     return .object([
-      ("name", .string(t.name)), ("role", .string(role)), ("shape", .string(t.shape)), ("dtype_var", .count(t.dtypeVar)),
+      ("name", .string(t.name)), ("role", .string(role)), ("shape", .string(t.shape)),
+      ("dtype_var", .count(t.dtypeVar)),
       ("dtypes", .strings(DType.set(t.dtypes).map(\.name))),
       ("flags", .strings((t.orF32 ? ["or_f32"] : []) + (t.stridedLast ? ["strided_last"] : []))),
       ("needed", .text(t.needed)), ("allowed", .text(t.allowed)), ("pair", .text(t.pair)), ("gen", .string(t.gen)),
@@ -114,7 +116,8 @@ extension Describe {
     let s = k.spec
     let obstacle =
       Planner.obstacle(k, context.resources)
-      ?? (k.spec.isReference ? nil : barred[s.name].map { "proved \($0.reason.rawValue) in this build (attune tune --forgive)" })
+      ?? (k.spec.isReference
+        ? nil : barred[s.name].map { "proved \($0.reason.rawValue) in this build (attune tune --forgive)" })
     var flags: [String] = []
     if s.isReference { flags.append("reference") }
     if s.isInvariant { flags.append("invariant") }

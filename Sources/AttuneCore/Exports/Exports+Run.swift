@@ -57,7 +57,8 @@ private func execute(_ plan: UnsafePointer<PlanRecord>, _ run: UnsafeMutablePoin
     problemParams: p.params, params: attune_span(),
     workspace: nil, workspaceBytes: 0, cancel: nil, stream: nil, error: run.pointee.error)
   if let b = run.pointee.bindings {
-    guard CallerMemory.verdict(b) == .good, b.pointee.tensors == nil || b.pointee.n_tensors == UInt32(plan.pointee.bindingCount)
+    guard CallerMemory.verdict(b) == .good,
+      b.pointee.tensors == nil || b.pointee.n_tensors == UInt32(plan.pointee.bindingCount)
     else { return bindingsRefusal(b, plan, run.pointee.error) }
     if let t = b.pointee.tensors { call.tensors = UnsafePointer(t) }
     call.params = b.pointee.params
@@ -84,7 +85,8 @@ private func bindingsRefusal(
 
 /// First call of its kind: binds, chooses, remembers, runs. Cold path.
 private func makeAndRun(
-  _ call: UnsafeMutablePointer<RunCall>, _ firstKey: UnsafeMutableRawPointer, _ length: Int, _ secondKey: UnsafeMutableRawPointer
+  _ call: UnsafeMutablePointer<RunCall>, _ firstKey: UnsafeMutableRawPointer, _ length: Int,
+  _ secondKey: UnsafeMutableRawPointer
 ) -> attune_status {
   let context = call.pointee.context.takeUnretainedValue()
   var record: UnsafeMutablePointer<PlanRecord>?

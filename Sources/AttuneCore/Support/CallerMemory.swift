@@ -24,7 +24,9 @@ package enum CallerMemory {
   }
 
   /// A struct that is written, not read: large enough and aligned. What lies beyond is the caller's.
-  package static func output<T>(_ p: UnsafeMutablePointer<T>?, _ name: String) throws(Refusal) -> UnsafeMutablePointer<T> {
+  package static func output<T>(_ p: UnsafeMutablePointer<T>?, _ name: String) throws(Refusal) -> UnsafeMutablePointer<
+    T
+  > {
     guard let p else { throw Refusal(.invalid, name, "\(name) is NULL") }
     if verdict(UnsafePointer(p)) != .unknownTail { _ = try view(UnsafePointer(p), name) }
     return p
@@ -44,7 +46,9 @@ package enum CallerMemory {
     if size < MemoryLayout<T>.size { return .small }
     if size > 4096 { return .huge }  // no struct of this ABI will be that large: the field was not written
     let bytes = UnsafeRawPointer(p)
-    for i in MemoryLayout<T>.size..<size where bytes.load(fromByteOffset: i, as: UInt8.self) != 0 { return .unknownTail }
+    for i in MemoryLayout<T>.size..<size where bytes.load(fromByteOffset: i, as: UInt8.self) != 0 {
+      return .unknownTail
+    }
     return .good
   }
 
@@ -55,7 +59,9 @@ package enum CallerMemory {
     if span.count == 0 { return [] }
     guard let base = span.data else { throw Refusal(.invalid, name, "\(name): data is NULL, count is \(span.count)") }
     guard Int(span.count) <= limit else {
-      throw Refusal(.invalid, name, "\(name): count is \(span.count), at most \(limit) are allowed", detail: (Int64(limit), Int64(span.count)))
+      throw Refusal(
+        .invalid, name, "\(name): count is \(span.count), at most \(limit) are allowed",
+        detail: (Int64(limit), Int64(span.count)))
     }
     guard Int(span.stride) >= MemoryLayout<T>.size, span.stride % 8 == 0, span.stride <= 4096 else {
       throw Refusal(
@@ -67,7 +73,8 @@ package enum CallerMemory {
       let p = base.advanced(by: i * Int(span.stride)).assumingMemoryBound(to: T.self)
       out.append(try view(p, "\(name)[\(i)]"))
       guard Int(declaredSize(p)) <= Int(span.stride) else {
-        throw Refusal(.invalid, name, "\(name)[\(i)]: struct_size is \(declaredSize(p)), more than the stride \(span.stride)")
+        throw Refusal(
+          .invalid, name, "\(name)[\(i)]: struct_size is \(declaredSize(p)), more than the stride \(span.stride)")
       }
     }
     return out
@@ -79,7 +86,9 @@ package enum CallerMemory {
     let length = strnlen(p, limit + 1)
     guard length <= limit else { throw Refusal(.invalid, name, "\(name) has no end within \(limit) bytes") }
     let bytes = UnsafeRawBufferPointer(start: p, count: length)
-    guard let s = String(validating: bytes, as: UTF8.self) else { throw Refusal(.invalid, name, "\(name) is not UTF-8") }
+    guard let s = String(validating: bytes, as: UTF8.self) else {
+      throw Refusal(.invalid, name, "\(name) is not UTF-8")
+    }
     return s
   }
 }

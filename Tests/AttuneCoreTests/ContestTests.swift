@@ -35,7 +35,9 @@ private struct FakeMachine {
   }
 
   /// Runs a contest to its end, or to `most` samples.
-  mutating func decide(sentinel: Int, preference: [Int]? = nil, seed: UInt64, most: Int = .max, rounds: Int? = nil) -> Contest {
+  mutating func decide(sentinel: Int, preference: [Int]? = nil, seed: UInt64, most: Int = .max, rounds: Int? = nil)
+    -> Contest
+  {
     var rules = Contest.Rules()
     if let rounds { (rules.leastRounds, rules.mostRounds, rules.grace) = (rounds, 2 * rounds, rounds / 2) }
     var contest = Contest(
@@ -61,7 +63,8 @@ private struct FakeMachine {
 @Suite struct ContestTests {
   /// Share of seeds whose winner is at most `band` slower than the best.
   private func hits(
-    _ times: [Double], sentinel: Int, seeds: UInt64 = 400, band: Double, rounds: Int? = nil, _ disturb: (inout FakeMachine) -> Void
+    _ times: [Double], sentinel: Int, seeds: UInt64 = 400, band: Double, rounds: Int? = nil,
+    _ disturb: (inout FakeMachine) -> Void
   )
     -> Double
   {
@@ -70,7 +73,9 @@ private struct FakeMachine {
     for seed in 0..<seeds {
       var machine = FakeMachine(times, seed: seed)
       disturb(&machine)
-      if let w = machine.decide(sentinel: sentinel, seed: seed, rounds: rounds).winner, times[w] <= best * (1 + band) { good += 1 }
+      if let w = machine.decide(sentinel: sentinel, seed: seed, rounds: rounds).winner, times[w] <= best * (1 + band) {
+        good += 1
+      }
     }
     return Double(good) / Double(seeds)
   }

@@ -202,7 +202,8 @@ package struct Contest: Sendable {
   /// Slower than `best` beyond the band and beyond doubt. A disturbance only adds, so what may really be faster than it
   /// looks is this candidate.
   private func isBeaten(_ i: Int, by best: Double) -> Bool {
-    guard let own = ratio(i), let (below, _) = around(i), lanes[i].times.count > 1 else { return false }
+    guard let own = ratio(i), let (below, _) = around(i) else { return false }
+    if lanes[i].times.count == 1 { return lanes[i].status == .slow }
     return own * (1 - 2 * below) > best * (1 + rules.band)
   }
 

@@ -2,12 +2,12 @@ import CAttune
 
 /// What becomes of the parts of a key, one after the other. `false`: stop.
 protocol KeySink {
-  static func take<T: Equatable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool
+  static func take<T: Equatable & BitwiseCopyable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool
 }
 
 enum Writing: KeySink {
   @inline(__always)
-  static func take<T: Equatable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool {
+  static func take<T: Equatable & BitwiseCopyable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool {
     place.storeBytes(of: part, as: T.self)
     return true
   }
@@ -16,7 +16,7 @@ enum Writing: KeySink {
 /// Compares with a key that was written before.
 enum Comparing: KeySink {
   @inline(__always)
-  static func take<T: Equatable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool {
+  static func take<T: Equatable & BitwiseCopyable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool {
     place.loadUnaligned(as: T.self) == part
   }
 }
@@ -48,6 +48,13 @@ struct RunKey<Sink: KeySink> {
     defer { length &+= 4 }
     return Sink.take(v, at: base + length)
   }
+  /// Two at once: half as many checks.
+  @inline(__always)
+  private mutating func numbers(_ low: UInt32, _ high: UInt32) -> Bool {
+    guard length &+ 8 <= capacity else { return false }
+    defer { length &+= 8 }
+    return Sink.take(UInt64(high) << 32 | UInt64(low), at: base + length)
+  }
   /// Zero bytes up to a multiple of 8.
   @inline(__always)
   private mutating func close() -> Bool {
@@ -61,16 +68,16 @@ struct RunKey<Sink: KeySink> {
 
   mutating func structure(of p: UnsafePointer<attune_problem>) -> Bool {
     let c = p.pointee
-    guard let op = c.op, text(op), number(c.flags), number(UInt32(bitPattern: c.workers)),
-      number(UInt32(bitPattern: c.tune_mode)),
-      number(UInt32(bitPattern: c.device_type) | UInt32(bitPattern: c.device_id) << 16)
+    guard let op = c.op, text(op), numbers(c.flags, UInt32(bitPattern: c.workers)),
+      numbers(
+        UInt32(bitPattern: c.tune_mode), UInt32(bitPattern: c.device_type) | UInt32(bitPattern: c.device_id) << 16)
     else { return false }
     if let e = c.entry { guard text(e) else { return false } } else { guard number(0) else { return false } }
     if let k = c.kernel { guard text(k) else { return false } } else { guard number(0) else { return false } }
     guard c.tensors.count <= 64, c.params.count <= 64 else { return false }
     guard c.tensors.count == 0 || (c.tensors.stride >= 24 && c.tensors.stride & 7 == 0 && c.tensors.stride <= 4096),
       c.params.count == 0 || (c.params.stride >= 40 && c.params.stride & 7 == 0 && c.params.stride <= 4096),
-      number(c.tensors.count), number(c.params.count)
+      numbers(c.tensors.count, c.params.count)
     else { return false }
     for i in 0..<Int(c.tensors.count) {
       guard let raw = c.tensors.data else { return false }
@@ -81,9 +88,8 @@ struct RunKey<Sink: KeySink> {
         t.pointee.ndim == 0 || t.pointee.shape != nil
       else { return false }
       let d = t.pointee.dtype
-      guard number(UInt32(d.code) | UInt32(d.bits) << 8 | UInt32(d.lanes) << 16), number(UInt32(t.pointee.ndim)) else {
-        return false
-      }
+      let type = UInt32(d.code) | UInt32(d.bits) << 8 | UInt32(d.lanes) << 16
+      guard numbers(type, UInt32(t.pointee.ndim)) else { return false }
     }
     for i in 0..<Int(c.params.count) {
       guard let raw = c.params.data else { return false }

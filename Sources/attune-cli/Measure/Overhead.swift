@@ -12,7 +12,7 @@ struct Overhead {
   let executeNs: Double
   let runNs: Double
   /// Finding the plan of a problem that is known.
-  var hitNs: Double { runNs - executeNs }
+  let hitNs: Double
 
   /// `op` nil: the first operator that has a demo preset which fits the shape.
   static func measure(_ context: Context, op: String?) throws -> Overhead {
@@ -67,8 +67,8 @@ struct Overhead {
       ])
       guard timings.count == 3 else { throw Failure("nothing was measured") }
       return Overhead(
-        op: name, kernel: chosen, kernelNs: timings[0].median, executeNs: timings[1].median - timings[0].median,
-        runNs: timings[2].median - timings[0].median)
+        op: name, kernel: chosen, kernelNs: timings[0].median, executeNs: timings[1].beyond(timings[0]),
+        runNs: timings[2].beyond(timings[0]), hitNs: timings[2].beyond(timings[1]))
     }
   }
 

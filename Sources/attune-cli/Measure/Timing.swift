@@ -4,8 +4,12 @@ import CRuntime
 struct Timing {
   var samples: [Double] = []
   var total: Double { samples.reduce(0, +) }
-  var median: Double {
-    let sorted = samples.sorted()
+  var median: Double { Timing.median(samples) }
+  /// How much longer than `other`: the median over rounds of the difference within a round.
+  func beyond(_ other: Timing) -> Double { Timing.median(zip(samples, other.samples).map { $0 - $1 }) }
+
+  private static func median(_ values: [Double]) -> Double {
+    let sorted = values.sorted()
     guard !sorted.isEmpty else { return .nan }
     let middle = sorted.count / 2
     return sorted.count % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2

@@ -17,24 +17,25 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t) {
-  if (IsPlain(c)) return QueryLanes(c, w, t.s, head, t.first, t.rows).Run();
+// first: this is the first tile of the head that is computed.
+void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t, bool first) {
+  if (IsPlain(c)) return QueryLanes(c, w, t.s, head, t.first, t.rows, first).Run();
   Attention<PackedKeys, false> task(c, w, t.s, head, t.first, t.rows);
   const Interval seen = task.Start();
   task.Attend(seen.begin, seen.end);
   task.Finish();
 }
 
-// Layout bhnd: every sequence has the same number of tiles. The last tiles come first: with causal they are the
-// longest. f(sequence, kv head, tile).
+// Layout bhnd: every sequence has the same number of tiles. Those of a head follow one another, because its keys are in
+// the caches then; the last come first: with causal they are the longest. f(sequence, kv head, tile, number of tiles).
 template <class F>
 attune_status ForEachTask(const attune_exec& x, const Problem& c, F f) {
-  const int64_t heads = c.B * c.Hkv;
-  const int64_t count = heads > 0 ? TilesOf(c, c.At(0), x.knobs[kQueryRows]) : 0;
+  if (c.B * c.Hkv == 0) return ATTUNE_OK;
+  const int64_t count = TilesOf(c, c.At(0), x.knobs[kQueryRows]), tiles = count > 0 ? count : 1;
   for (int64_t task = x.task_begin; task < x.task_end; task++) {
     if (Cancelled(x)) return ATTUNE_E_CANCELLED;
-    const int64_t head = task % heads;
-    f(c.At(head / c.Hkv), head % c.Hkv, (count > 0 ? count - 1 : 0) - task / heads);
+    const int64_t head = task / tiles;
+    f(c.At(head / c.Hkv), head % c.Hkv, tiles - 1 - task % tiles, tiles);
   }
   return ATTUNE_OK;
 }
@@ -47,13 +48,13 @@ attune_status FusedForward(const attune_exec* x) {
   const Scratch w(*x, x->worker, c, size, x->knobs[kKeyRows]);
   RowTile t;
   if (c.layout == kBhnd) {
-    return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile) {
-      if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t);
+    return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile, int64_t tiles) {
+      if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t, tile + 1 == tiles);
     });
   }
   for (int64_t task = x->task_begin; task < x->task_end; task++) {  // `tasks` is an upper bound of their number
     if (Cancelled(*x)) return ATTUNE_E_CANCELLED;
-    if (PackedTile(c, size, task / c.Hkv, &t)) RunTile(c, w, task % c.Hkv, t);
+    if (PackedTile(c, size, task / c.Hkv, &t)) RunTile(c, w, task % c.Hkv, t, true);
   }
   return ATTUNE_OK;
 }
@@ -62,9 +63,9 @@ attune_status FusedStep(const attune_exec* x) {
   const Problem c = ReadStep(*x);
   const int64_t size = x->knobs[kQueryRows];
   const Scratch w(*x, x->worker, c, size, x->knobs[kKeyRows]);
-  return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile) {
+  return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile, int64_t tiles) {
     RowTile t;
-    if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t);
+    if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t, tile + 1 == tiles);
     if (tile == 0) WriteCaches(c, s.b, head);  // reads the inputs only, so its order among the tiles does not matter
   });
 }

@@ -19,10 +19,11 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 using kit::kLaneTileRows;
 
-// `rows` query rows of one kv head of one sequence, from `first` on.
+// `rows` query rows of one kv head of one sequence, from `first` on. cold: its keys are hardly in the caches yet and are
+// asked for ahead of time. To ask for what is there costs about as much as it saves where it is not.
 class QueryLanes {
  public:
-  QueryLanes(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows)
+  QueryLanes(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows, bool cold)
       : c_(c),
         w_(w),
         s_(s),
@@ -31,26 +32,46 @@ class QueryLanes {
         query_(first / group_),
         member_(first % group_),
         rows_(rows),
-        panels_((rows + kPanel - 1) / kPanel) {}
+        panels_((rows + kPanel - 1) / kPanel),
+        cold_(cold) {}
 
   void Run() {
     const Interval seen = Start();
+    if (seen.end <= seen.begin) {
+      for (size_t p = 0; p < panels_; p++) Finish(p);
+      return;
+    }
     for (int64_t j = seen.begin, end; j < seen.end; j = end) {
       end = TileEnd(j, seen.end);
-      const int64_t after = end < seen.end ? TileEnd(end, seen.end) : end;
-      const Rows k = Load(c_.k, c_.k_scale, c_.k_zero, c_.D, j, end, w_.tile.k, w_.tile.ld_q);
-      const Rows v = Load(c_.v, c_.v_scale, c_.v_zero, c_.Dv, j, end, w_.tile.v, w_.tile.ld_o);
-      const Rows next_k = Ahead(c_.k, end, after), next_v = Ahead(c_.v, end, after);
-      for (size_t p = 0; p < panels_; p++) AttendTile(p, j, end, k, v, next_k, next_v, size_t(after - end));
+      Tile t = {j, end, j == seen.begin, end == seen.end};
+      t.k = Load(c_.k, c_.k_scale, c_.k_zero, c_.D, j, end, w_.tile.k, w_.tile.ld_q);
+      t.v = Load(c_.v, c_.v_scale, c_.v_zero, c_.Dv, j, end, w_.tile.v, w_.tile.ld_o);
+      if (cold_ && !t.last) {
+        t.next = TileEnd(end, seen.end) - end;
+        if (InPlace(c_.k, end)) t.next_k = Place(c_.k, end);
+        if (InPlace(c_.v, end)) t.next_v = Place(c_.v, end);
+      }
+      for (size_t p = 0; p < panels_; p++) {  // a panel's queries and outputs pass the first-level cache once
+        if (t.first) LoadQueries(p);
+        AttendTile(p, t);
+        if (t.last) Finish(p);
+      }
     }
-    for (size_t p = 0; p < panels_; p++) Finish(p);
   }
 
  private:
   // Key or value rows of a tile as f32.
   struct Rows {
-    const float* at;
-    size_t ld;
+    const float* at = nullptr;
+    size_t ld = 0;
+  };
+  // Keys [begin, end), whether they are the first and the last that the task sees, and where the `next` keys after them
+  // lie, where that is worth asking for.
+  struct Tile {
+    int64_t begin, end;
+    bool first, last;
+    Rows k, v, next_k, next_v;
+    int64_t next;
   };
 
   // Calls f(row of the panel, head, query) for the rows of panel p in order. Divisions once, not per row.
@@ -71,44 +92,65 @@ class QueryLanes {
     return from < c_.k.split && c_.k.split < end ? c_.k.split : end;
   }
 
-  // Transposes the queries, finds what each sees, clears the state. Returns the keys that any row sees.
+  // Finds what each query sees, clears the state. Returns the keys that any row sees.
   Interval Start() {
     Interval seen = {INT64_MAX, INT64_MIN};
+    const bool alike = !c_.causal && c_.window_left < 0 && c_.window_right < 0;
+    const Interval every = VisibleKeys(c_, s_, query_);
     for (size_t p = 0; p < panels_; p++) {
-      LoadQueries(p);
+      Interval* visible = w_.visible + p * kPanel;
       Interval any = {INT64_MAX, INT64_MIN}, all = {INT64_MIN, INT64_MAX};
-      for (size_t i = 0; i < kPanel; i++) w_.visible[p * kPanel + i] = {0, 0};
-      ForEachRow(p, [&](size_t i, int64_t, int64_t query) {
-        const Interval v = w_.visible[p * kPanel + i] = VisibleKeys(c_, s_, query);
-        if (v.end <= v.begin) return;  // an empty row: its result is not used
+      bool has_empty = false;
+      const auto see = [&](const Interval& v) {
+        if (v.end <= v.begin) return void(has_empty = true);  // its result is not used
         any = {v.begin < any.begin ? v.begin : any.begin, v.end > any.end ? v.end : any.end};
         all = {v.begin > all.begin ? v.begin : all.begin, v.end < all.end ? v.end : all.end};
-      });
-      any_[p] = any, all_[p] = all, fresh_[p] = true;
+      };
+      if (alike) {
+        for (size_t i = 0; i < kPanel; i++) visible[i] = every;
+        see(every);
+      } else {
+        for (size_t i = 0; i < kPanel; i++) visible[i] = {0, 0};
+        ForEachRow(p, [&](size_t i, int64_t, int64_t query) { see(visible[i] = VisibleKeys(c_, s_, query)); });
+      }
+      any_[p] = any, all_[p] = all, has_empty_[p] = has_empty, fresh_[p] = true;
       seen = {any.begin < seen.begin ? any.begin : seen.begin, any.end > seen.end ? any.end : seen.end};
     }
     for (size_t r = 0; r < panels_ * kPanel; r++) w_.m[r] = -INFINITY, w_.sum[r] = 0;
     return seen;
   }
 
+  // Where panel p's rows lie in q or o, in elements. Returns how many rows it has.
+  HWY_INLINE size_t Offsets(const Axes& a, size_t p, int64_t* at) const {
+    if (group_ > 1) {
+      size_t n = 0;
+      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) { at[i] = c_.QueryAt(a, s_, head, query), n = i + 1; });
+      return n;
+    }
+    const size_t first = p * kPanel, n = rows_ - first < kPanel ? rows_ - first : kPanel;
+    const int64_t begin = c_.QueryAt(a, s_, kv_head_, query_ + int64_t(first));
+    for (size_t i = 0; i < n; i++) at[i] = begin + int64_t(i) * a.row;
+    return n;
+  }
+
   HWY_NOINLINE void LoadQueries(size_t p) const {
+    int64_t at[kPanel];
+    const size_t n = Offsets(c_.q, p, at);
     const float* pointers[kPanel];
-    float* panel = w_.q + p * kPanel * w_.ld_q;
-    for (size_t i = 0; i < kPanel; i++) pointers[i] = w_.tile.zero;
     WithElement(c_.q.view, 0, [&](const auto* q) {
-      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
-        const auto* x = q + c_.QueryAt(c_.q, s_, head, query);
-        if constexpr (sizeof(*x) == sizeof(float)) {
-          pointers[i] = x;
+      for (size_t i = 0; i < n; i++) {
+        if constexpr (sizeof(*q) == sizeof(float)) {
+          pointers[i] = q + at[i];
         } else {
           float* row = w_.tile.rows + i * w_.ld_q;
-          kit::Widen(x, c_.D, 1.0f, row);
+          kit::Widen(q + at[i], c_.D, 1.0f, row);
           pointers[i] = row;
         }
-      });
+      }
     });
-    kit::TransposeToPanel(pointers, c_.D, panel);
-    kit::ScaleRow(panel, kPanel * c_.D, float(c_.scale * kLog2E));
+    for (size_t i = n; i < kPanel; i++) pointers[i] = w_.tile.zero;
+    kit::TransposeToPanel(pointers, c_.D, w_.q + p * kPanel * w_.ld_q, kPanel,
+                          kit::TimesOne{float(c_.scale * kLog2E)});
   }
 
   bool InPlace(const KeyRows& rows, int64_t j) const {
@@ -130,11 +172,7 @@ class QueryLanes {
     }
     return {buffer, ld};
   }
-  // Where the next tile's rows lie, to fetch them early; null when they are not read in place.
-  Rows Ahead(const KeyRows& rows, int64_t begin, int64_t end) const {
-    if (begin >= end || !InPlace(rows, begin)) return {nullptr, 0};
-    return Place(rows, begin);
-  }
+
   // Panel p's share of rows [begin, end): few lines at a time, so that they never hold up what is needed now.
   HWY_INLINE void Prefetch(const Rows& rows, size_t begin, size_t end, size_t n, size_t width, size_t p) const {
     if (!rows.at) return;
@@ -143,11 +181,10 @@ class QueryLanes {
       for (size_t e = p * 16; e < width; e += panels_ * 16) __builtin_prefetch(rows.at + j * rows.ld + e, 0, 2);
     }
   }
-
-  // Keys [begin, end) against panel p.
-  HWY_NOINLINE void AttendTile(size_t p, int64_t begin, int64_t end, const Rows& k, const Rows& v, const Rows& next_k,
-                               const Rows& next_v, size_t next) {
-    const size_t keys = size_t(end - begin);
+  // The keys of a tile against panel p.
+  HWY_NOINLINE void AttendTile(size_t p, const Tile& t) {
+    const int64_t begin = t.begin, end = t.end;
+    const size_t keys = size_t(end - begin), next = size_t(t.next);
     const auto in_tile = [&](int64_t j) { return size_t((j < begin ? begin : j > end ? end : j) - begin); };
     // Keys of the tile that any query of the panel sees, and those that all see.
     const size_t any_begin = in_tile(any_[p].begin), any_end = in_tile(any_[p].end);
@@ -159,8 +196,8 @@ class QueryLanes {
     float *s = w_.s, *o = w_.o + p * kPanel * w_.ld_o;
     for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
       const size_t n = any_end - j < kLaneTileRows ? any_end - j : kLaneTileRows;
-      Prefetch(next_k, j, j + kLaneTileRows, next, size_t(c_.D), p);
-      kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), k.at + j * k.ld, k.ld, q, kPanel, s + j * kPanel,
+      Prefetch(t.next_k, j, j + kLaneTileRows, next, size_t(c_.D), p);
+      kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), t.k.at + j * t.k.ld, t.k.ld, q, kPanel, s + j * kPanel,
                                              kPanel);
     }
     if (any_begin < all_begin || all_end < any_end) {
@@ -179,11 +216,11 @@ class QueryLanes {
     const int width = int(c_.Dv);
     for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
       n = (width - e + left - 1) / left;
-      Prefetch(next_v, e * keys / c_.Dv, (e + n) * keys / c_.Dv, next, size_t(c_.Dv), p);
+      Prefetch(t.next_v, e * keys / c_.Dv, (e + n) * keys / c_.Dv, next, size_t(c_.Dv), p);
       bool fresh = fresh_[p];
       const auto add = [&](auto masked, size_t first, size_t last) {
         if (first >= last) return;
-        kit::AddLaneValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
+        kit::AddLaneValues<decltype(masked)::value>(n, last - first, t.v.at + first * t.v.ld + e, t.v.ld, s + first * kPanel,
                                                     o + e * kPanel, fresh);
         fresh = false;
       };
@@ -194,33 +231,58 @@ class QueryLanes {
     fresh_[p] = false;
   }
 
+  // What the rows of panel p are to be multiplied with; stores their lse. Of a row that sees no key the sum becomes 0.
+  // Returns whether the sum of a row is 0.
+  bool Factors(size_t p, float* factors) {
+    float* sum = w_.sum + p * kPanel;
+    if (has_empty_[p]) {
+      for (size_t i = 0; i < kPanel; i++) {
+        const size_t r = p * kPanel + i;
+        if (w_.visible[r].end <= w_.visible[r].begin) w_.m[r] = -INFINITY, sum[i] = 0;
+      }
+    }
+    const hn::ScalableTag<float> d;
+    bool zeros = false;
+    for (size_t i = 0; i < kPanel; i += kLanes) {
+      const auto total = hn::LoadU(d, sum + i);
+      const auto none = hn::Eq(total, hn::Zero(d));  // a sum of NaN is no empty row
+      hn::StoreU(hn::IfThenZeroElse(none, hn::Div(hn::Set(d, 1.0f), total)), d, factors + i);
+      zeros |= !hn::AllFalse(d, none);
+    }
+    if (c_.sinks || c_.lse.view) {
+      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
+        factors[i] = FactorOfRow(c_, s_, head, query, w_.m[p * kPanel + i] * kLn2, sum[i]);
+      });
+    }
+    return zeros;
+  }
+
   // Transposes, normalises and stores the rows of panel p.
   HWY_NOINLINE void Finish(size_t p) {
-    const float* o = w_.o + p * kPanel * w_.ld_o;
-    float* block = w_.tile.rows;
-    float factor[kPanel];
+    const float *o = w_.o + p * kPanel * w_.ld_o, *sum = w_.sum + p * kPanel;
+    HWY_ALIGN float factors[kPanel];
     int64_t at[kPanel];
-    bool empty[kPanel];
-    size_t n = 0;
-    ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
-      const size_t r = p * kPanel + i;
-      const bool none = w_.visible[r].end <= w_.visible[r].begin;
-      empty[i] = none || w_.sum[r] == 0;  // a sum of NaN is no empty row
-      factor[i] = FactorOfRow(c_, s_, head, query, none ? -INFINITY : w_.m[r] * kLn2, none ? 0 : w_.sum[r]);
-      at[i] = c_.QueryAt(c_.o, s_, head, query);
-      n = i + 1;
-    });
+    const bool zeros = Factors(p, factors);
+    const size_t n = Offsets(c_.o, p, at);
     WithElement(c_.o.view, 0, [&](const auto* out) {
       using T = std::remove_cv_t<std::remove_pointer_t<decltype(out)>>;
       for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
         const size_t width = size_t(c_.Dv) - e < kPanel ? size_t(c_.Dv) - e : kPanel;
         const float* pointers[kPanel];
         for (size_t i = 0; i < kPanel; i++) pointers[i] = i < width ? o + (e + i) * kPanel : w_.tile.zero;
+        if constexpr (sizeof(T) == sizeof(float)) {
+          if (group_ == 1 && n == kPanel && width == kPanel && !zeros) {  // right to where they belong
+            kit::TransposeToPanel(pointers, kPanel, const_cast<T*>(out) + at[0] + e, size_t(c_.o.row),
+                                  kit::TimesEach{factors});
+            continue;
+          }
+        }
+        float* block = w_.tile.rows;
         kit::TransposeToPanel(pointers, kPanel, block);
         for (size_t i = 0; i < n; i++) {
           float* row = block + i * kPanel;
-          if (empty[i]) memset(row, 0, sizeof(float) * kPanel);
-          kit::Narrow(row, width, factor[i], const_cast<T*>(out) + at[i] + e);
+          if (sum[i] == 0) memset(row, 0, sizeof(float) * kPanel);
+          kit::Narrow(row, width, factors[i], const_cast<T*>(out) + at[i] + e);
         }
       }
     });
@@ -231,7 +293,9 @@ class QueryLanes {
   const Sequence& s_;
   int64_t group_, kv_head_, query_, member_;  // heads of a group; the first row's query and head in the group
   size_t rows_, panels_;
+  bool cold_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
+  bool has_empty_[kMaxQueryRows / kPanel];                               // a row of the panel sees no key
   bool fresh_[kMaxQueryRows / kPanel];                                   // nothing lies in its outputs yet
 };
 

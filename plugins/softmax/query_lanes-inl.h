@@ -1,6 +1,6 @@
-// Attention of a tile of query rows with the queries in the lanes of vectors: scores and outputs are kept transposed,
-// kPanel queries wide. Keys and values then enter the products by broadcast, so f32 ones are read where they lie and
-// nothing of them is transposed or copied; and the softmax runs down the lanes, without sums across them.
+// Attention of a tile of query rows with the queries in the lanes of vectors: their scores are kept transposed, kPanel
+// queries wide. Keys then enter the products by broadcast and weights too, values as vectors: f32 ones are read where
+// they lie, and only the queries are transposed; and the softmax runs down the lanes, without sums across them.
 // For problems whose scores are used as they are (IsPlain).
 #if defined(ATTUNE_SOFTMAX_QUERY_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_SOFTMAX_QUERY_LANES_INL_H_
@@ -10,7 +10,7 @@
 #endif
 #include <hwy/cache_control.h>
 
-#include "_kit/query_lanes-inl.h"
+#include "_kit/weighted_rows-inl.h"
 #include "softmax/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -44,8 +44,7 @@ class QueryLanes {
     for (int64_t j = seen.begin, end; j < seen.end; j = end) {
       end = TileEnd(j, seen.end);
       Tile t = {j, end, j == seen.begin, end == seen.end};
-      t.k = Load(c_.k, c_.k_scale, c_.k_zero, c_.D, j, end, w_.tile.k, w_.tile.ld_q);
-      t.v = Load(c_.v, c_.v_scale, c_.v_zero, c_.Dv, j, end, w_.tile.v, w_.tile.ld_o);
+      t.k = LoadKeys(j, end), t.v = LoadValues(j, end);
       if (cold_ && !t.last) {
         t.next = TileEnd(end, seen.end) - end;
         if (InPlace(c_.k, end)) t.next_k = Place(c_.k, end);
@@ -77,8 +76,8 @@ class QueryLanes {
   // Calls f(row of the panel, head, query) for the rows of panel p in order. Divisions once, not per row.
   template <class F>
   void ForEachRow(size_t p, F f) const {
-    const size_t first = p * kPanel, n = rows_ - first < kPanel ? rows_ - first : kPanel;
-    const int64_t at = member_ + int64_t(first);
+    const size_t n = RowsOf(p);
+    const int64_t at = member_ + int64_t(p * kPanel);
     int64_t query = query_ + at / group_, member = at % group_;
     for (size_t i = 0; i < n; i++) {
       f(i, kv_head_ * group_ + member, query);
@@ -113,22 +112,24 @@ class QueryLanes {
         for (size_t i = 0; i < kPanel; i++) visible[i] = {0, 0};
         ForEachRow(p, [&](size_t i, int64_t, int64_t query) { see(visible[i] = VisibleKeys(c_, s_, query)); });
       }
-      any_[p] = any, all_[p] = all, has_empty_[p] = has_empty, fresh_[p] = true;
+      any_[p] = any, all_[p] = all, has_empty_[p] = has_empty;
+      fresh_[p] = true, done_[p] = false;
       seen = {any.begin < seen.begin ? any.begin : seen.begin, any.end > seen.end ? any.end : seen.end};
     }
     for (size_t r = 0; r < panels_ * kPanel; r++) w_.m[r] = -INFINITY, w_.sum[r] = 0;
     return seen;
   }
 
+  size_t RowsOf(size_t p) const { return rows_ - p * kPanel < kPanel ? rows_ - p * kPanel : kPanel; }
+
   // Where panel p's rows lie in q or o, in elements. Returns how many rows it has.
   HWY_INLINE size_t Offsets(const Axes& a, size_t p, int64_t* at) const {
+    const size_t n = RowsOf(p);
     if (group_ > 1) {
-      size_t n = 0;
-      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) { at[i] = c_.QueryAt(a, s_, head, query), n = i + 1; });
+      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) { at[i] = c_.QueryAt(a, s_, head, query); });
       return n;
     }
-    const size_t first = p * kPanel, n = rows_ - first < kPanel ? rows_ - first : kPanel;
-    const int64_t begin = c_.QueryAt(a, s_, kv_head_, query_ + int64_t(first));
+    const int64_t begin = c_.QueryAt(a, s_, kv_head_, query_ + int64_t(p * kPanel));
     for (size_t i = 0; i < n; i++) at[i] = begin + int64_t(i) * a.row;
     return n;
   }
@@ -156,15 +157,33 @@ class QueryLanes {
   bool InPlace(const KeyRows& rows, int64_t j) const {
     return c_.layout != kPaged && c_.KeyAt(rows, s_, kv_head_, j).view->DType() == ATTUNE_F32;
   }
+  // Values are read as vectors: whole ones, and more than a few times only where they do not lie across cache lines.
+  bool CopyValues(const Rows& v) const {
+    constexpr size_t kFew = 4;
+    const bool across = (reinterpret_cast<uintptr_t>(v.at) / sizeof(float) | v.ld) % kLanes != 0;
+    return c_.Dv % int64_t(kLanes) != 0 || (across && panels_ > kFew);
+  }
   Rows Place(const KeyRows& rows, int64_t j) const {
     const RowRef row = c_.KeyAt(rows, s_, kv_head_, j);
     return {static_cast<const float*>(row.view->Data()) + row.offset,
             size_t(j < rows.split ? rows.cached.row : rows.fresh.row)};
   }
-  // Rows [begin, end): in place, or copied to `buffer`.
-  Rows Load(const KeyRows& rows, const KeyRows& scales, const KeyRows& zeros, size_t width, int64_t begin, int64_t end,
-            float* buffer, size_t ld) const {
-    if (InPlace(rows, begin)) return Place(rows, begin);
+  Rows LoadKeys(int64_t begin, int64_t end) const {
+    if (InPlace(c_.k, begin)) return Place(c_.k, begin);
+    return Widened(c_.k, c_.k_scale, c_.k_zero, c_.D, begin, end, w_.tile.k, w_.tile.ld_q);
+  }
+  Rows LoadValues(int64_t begin, int64_t end) const {
+    float* to = w_.tile.v;
+    const size_t ld = w_.tile.ld_o;
+    if (!InPlace(c_.v, begin)) return Widened(c_.v, c_.v_scale, c_.v_zero, c_.Dv, begin, end, to, ld);
+    const Rows v = Place(c_.v, begin);
+    if (!CopyValues(v)) return v;
+    for (size_t j = 0; j < size_t(end - begin); j++) kit::Widen(v.at + j * v.ld, size_t(c_.Dv), 1.0f, to + j * ld);
+    return {to, ld};
+  }
+  // Rows [begin, end) as f32 in `buffer`.
+  Rows Widened(const KeyRows& rows, const KeyRows& scales, const KeyRows& zeros, size_t width, int64_t begin,
+               int64_t end, float* buffer, size_t ld) const {
     for (int64_t j = begin; j < end; j++) {
       float* to = buffer + size_t(j - begin) * ld;
       WithRow(c_, s_, kv_head_, j, rows, scales, zeros, width, w_.tile.rows,
@@ -172,7 +191,6 @@ class QueryLanes {
     }
     return {buffer, ld};
   }
-
   // Panel p's share of rows [begin, end): few lines at a time, so that they never hold up what is needed now.
   HWY_INLINE void Prefetch(const Rows& rows, size_t begin, size_t end, size_t n, size_t width, size_t p) const {
     if (!rows.at) return;
@@ -209,25 +227,19 @@ class QueryLanes {
       kit::HideFromLanes(s, any_begin, all_begin, from, to);
       kit::HideFromLanes(s, all_end, any_end, from, to);
     }
-    // Outputs of the first tile are stored, not added: what lies there is not read.
-    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel,
-                        fresh_[p] ? 0 : size_t(c_.Dv), o);
-    // Shares as equal as can be: small ones keep too few sums under way.
-    const int width = int(c_.Dv);
-    for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
-      n = (width - e + left - 1) / left;
-      Prefetch(t.next_v, e * keys / c_.Dv, (e + n) * keys / c_.Dv, next, size_t(c_.Dv), p);
-      bool fresh = fresh_[p];
-      const auto add = [&](auto masked, size_t first, size_t last) {
-        if (first >= last) return;
-        kit::AddLaneValues<decltype(masked)::value>(n, last - first, t.v.at + first * t.v.ld + e, t.v.ld, s + first * kPanel,
-                                                    o + e * kPanel, fresh);
-        fresh = false;
-      };
-      add(std::true_type(), any_begin, all_begin);
-      add(std::false_type(), all_begin, all_end);
-      add(std::true_type(), all_end, any_end);
+    HWY_ALIGN float before[kPanel], after[kPanel];
+    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel, before);
+    float* to[kPanel];
+    done_[p] = any_[p].end <= end && Destinations(p, to) && !Factors(p, after);
+    const size_t n = RowsOf(p), width = size_t(c_.Dv);
+    if (!done_[p]) {
+      for (size_t i = 0; i < n; i++) to[i] = o + i * w_.ld_o;
     }
+    kit::AddWeightedRows(n, width, {any_begin, all_begin, all_end, any_end}, t.v.at, t.v.ld, s,
+                         {fresh_[p] ? nullptr : before, done_[p] ? after : nullptr, o, w_.ld_o, to},
+                         [&](size_t part, size_t parts) HWY_ATTR {
+                           Prefetch(t.next_v, part * keys / parts, (part + 1) * keys / parts, next, width, p);
+                         });
     fresh_[p] = false;
   }
 
@@ -257,33 +269,28 @@ class QueryLanes {
     return zeros;
   }
 
-  // Transposes, normalises and stores the rows of panel p.
+  // Where the outputs of panel p belong, if they can be stored there as whole vectors of f32.
+  bool Destinations(size_t p, float** to) const {
+    if (c_.o.view.DType() != ATTUNE_F32 || c_.Dv % int64_t(kLanes) != 0) return false;
+    int64_t at[kPanel];
+    const size_t n = Offsets(c_.o, p, at);
+    for (size_t i = 0; i < n; i++) to[i] = static_cast<float*>(c_.o.view.Data()) + at[i];
+    return true;
+  }
+
+  // Normalises and stores the rows of panel p, unless its last tile has done so.
   HWY_NOINLINE void Finish(size_t p) {
-    const float *o = w_.o + p * kPanel * w_.ld_o, *sum = w_.sum + p * kPanel;
+    if (done_[p]) return;
     HWY_ALIGN float factors[kPanel];
     int64_t at[kPanel];
-    const bool zeros = Factors(p, factors);
-    const size_t n = Offsets(c_.o, p, at);
-    WithElement(c_.o.view, 0, [&](const auto* out) {
+    Factors(p, factors);
+    const size_t n = Offsets(c_.o, p, at), width = size_t(c_.Dv);
+    WithElement(c_.o.view, 0, [&](auto* out) {
       using T = std::remove_cv_t<std::remove_pointer_t<decltype(out)>>;
-      for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
-        const size_t width = size_t(c_.Dv) - e < kPanel ? size_t(c_.Dv) - e : kPanel;
-        const float* pointers[kPanel];
-        for (size_t i = 0; i < kPanel; i++) pointers[i] = i < width ? o + (e + i) * kPanel : w_.tile.zero;
-        if constexpr (sizeof(T) == sizeof(float)) {
-          if (group_ == 1 && n == kPanel && width == kPanel && !zeros) {  // right to where they belong
-            kit::TransposeToPanel(pointers, kPanel, const_cast<T*>(out) + at[0] + e, size_t(c_.o.row),
-                                  kit::TimesEach{factors});
-            continue;
-          }
-        }
-        float* block = w_.tile.rows;
-        kit::TransposeToPanel(pointers, kPanel, block);
-        for (size_t i = 0; i < n; i++) {
-          float* row = block + i * kPanel;
-          if (sum[i] == 0) memset(row, 0, sizeof(float) * kPanel);
-          kit::Narrow(row, width, factors[i], const_cast<T*>(out) + at[i] + e);
-        }
+      for (size_t i = 0; i < n; i++) {
+        float* row = w_.o + (p * kPanel + i) * w_.ld_o;
+        if (w_.sum[p * kPanel + i] == 0) memset(row, 0, sizeof(float) * w_.ld_o);
+        kit::Narrow(row, width, factors[i], const_cast<T*>(out) + at[i]);
       }
     });
   }
@@ -296,7 +303,7 @@ class QueryLanes {
   bool cold_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
   bool has_empty_[kMaxQueryRows / kPanel];                               // a row of the panel sees no key
-  bool fresh_[kMaxQueryRows / kPanel];                                   // nothing lies in its outputs yet
+  bool fresh_[kMaxQueryRows / kPanel], done_[kMaxQueryRows / kPanel];    // nothing lies in its outputs; all is stored
 };
 
 #endif  // ATTUNE_ISA

@@ -69,13 +69,18 @@ HWY_NOINLINE void AddWeightedRowsOf(const WeighedKeys& keys, const float* HWY_RE
   add(std::true_type(), keys.begin, keys.all_begin);
   add(std::false_type(), keys.all_begin, keys.all_end);
   add(std::true_type(), keys.all_end, keys.end);
+  if (r.after) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) {
+      const V factor = hn::Set(d, r.after[row + i]);
+#pragma GCC unroll 2
+      for (int u = 0; u < kVectors; u++) sum[i][u] = hn::Mul(factor, sum[i][u]);
+    }
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; i++) {
-    const V factor = hn::Set(d, r.after ? r.after[row + i] : 1.0f);
 #pragma GCC unroll 2
-    for (int u = 0; u < kVectors; u++) {
-      hn::StoreU(hn::Mul(factor, sum[i][u]), d, r.to[row + i] + column + u * kLanes);
-    }
+    for (int u = 0; u < kVectors; u++) hn::StoreU(sum[i][u], d, r.to[row + i] + column + u * kLanes);
   }
 }
 
@@ -89,18 +94,14 @@ HWY_INLINE void AddWeightedRows(int n, const WeighedKeys& keys, const float* v, 
   }
 }
 
-// All of the panel's first n queries, all columns: values are read and results written up to a multiple of kLanes.
-// between(part, parts): called before each part of the work.
-template <class F>
+// All columns of the panel's first n queries: values are read and results written up to a multiple of kLanes.
 HWY_INLINE void AddWeightedRows(size_t n, size_t columns, const WeighedKeys& keys, const float* v, size_t ld_v,
-                                const float* weights, const RowSums& r, F between) {
+                                const float* weights, const RowSums& r) {
   // Shares as equal as can be: small ones keep too few sums under way.
-  const size_t shares = (n + kLaneTileRows - 1) / kLaneTileRows, parts = shares * ((columns + kPanel - 1) / kPanel);
-  size_t part = 0;
+  const size_t shares = (n + kLaneTileRows - 1) / kLaneTileRows;
   for (size_t e = 0; e < columns; e += kPanel) {
     for (size_t row = 0, left = shares, rows; left > 0; row += rows, left--) {
       rows = (n - row + left - 1) / left;
-      between(part++, parts);
       if (columns - e > kLanes) {
         AddWeightedRows<2>(int(rows), keys, v, ld_v, weights, r, row, e);
       } else {

@@ -17,9 +17,8 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace {
 
-// first: this is the first tile of the head that is computed.
-void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t, bool first) {
-  if (IsPlain(c)) return QueryLanes(c, w, t.s, head, t.first, t.rows, first).Run();
+void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t) {
+  if (IsPlain(c)) return QueryLanes(c, w, t.s, head, t.first, t.rows).Run();
   Attention<PackedKeys, false> task(c, w, t.s, head, t.first, t.rows);
   const Interval seen = task.Start();
   task.Attend(seen.begin, seen.end);
@@ -27,7 +26,7 @@ void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t,
 }
 
 // Layout bhnd: every sequence has the same number of tiles. Those of a head follow one another, because its keys are in
-// the caches then; the last come first: with causal they are the longest. f(sequence, kv head, tile, number of tiles).
+// the caches then; the last come first: with causal they are the longest. f(sequence, kv head, tile).
 template <class F>
 attune_status ForEachTask(const attune_exec& x, const Problem& c, F f) {
   if (c.B * c.Hkv == 0) return ATTUNE_OK;
@@ -35,7 +34,7 @@ attune_status ForEachTask(const attune_exec& x, const Problem& c, F f) {
   for (int64_t task = x.task_begin; task < x.task_end; task++) {
     if (Cancelled(x)) return ATTUNE_E_CANCELLED;
     const int64_t head = task / tiles;
-    f(c.At(head / c.Hkv), head % c.Hkv, tiles - 1 - task % tiles, tiles);
+    f(c.At(head / c.Hkv), head % c.Hkv, tiles - 1 - task % tiles);
   }
   return ATTUNE_OK;
 }
@@ -48,13 +47,13 @@ attune_status FusedForward(const attune_exec* x) {
   const Scratch w(*x, x->worker, c, size, x->knobs[kKeyRows]);
   RowTile t;
   if (c.layout == kBhnd) {
-    return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile, int64_t tiles) {
-      if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t, tile + 1 == tiles);
+    return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile) {
+      if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t);
     });
   }
   for (int64_t task = x->task_begin; task < x->task_end; task++) {  // `tasks` is an upper bound of their number
     if (Cancelled(*x)) return ATTUNE_E_CANCELLED;
-    if (PackedTile(c, size, task / c.Hkv, &t)) RunTile(c, w, task % c.Hkv, t, true);
+    if (PackedTile(c, size, task / c.Hkv, &t)) RunTile(c, w, task % c.Hkv, t);
   }
   return ATTUNE_OK;
 }
@@ -63,9 +62,9 @@ attune_status FusedStep(const attune_exec* x) {
   const Problem c = ReadStep(*x);
   const int64_t size = x->knobs[kQueryRows];
   const Scratch w(*x, x->worker, c, size, x->knobs[kKeyRows]);
-  return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile, int64_t tiles) {
+  return ForEachTask(*x, c, [&](const Sequence& s, int64_t head, int64_t tile) {
     RowTile t;
-    if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t, tile + 1 == tiles);
+    if (TileOf(c, s, size, tile, &t)) RunTile(c, w, head, t);
     if (tile == 0) WriteCaches(c, s.b, head);  // reads the inputs only, so its order among the tiles does not matter
   });
 }

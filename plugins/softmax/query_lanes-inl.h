@@ -1,6 +1,6 @@
-// Attention of a tile of query rows with the queries in the lanes of vectors: their scores are kept transposed, kPanel
-// queries wide. Keys then enter the products by broadcast and weights too, values as vectors: f32 ones are read where
-// they lie, and only the queries are transposed; and the softmax runs down the lanes, without sums across them.
+// Attention of a tile of query rows with the queries in the lanes of vectors: scores are kept transposed, kPanel queries
+// wide, so that the softmax runs down the lanes, without sums across them. Keys enter the first product by broadcast,
+// weights the second one: nothing but the queries is transposed, and the outputs come as rows.
 // For problems whose scores are used as they are (IsPlain).
 #if defined(ATTUNE_SOFTMAX_QUERY_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_SOFTMAX_QUERY_LANES_INL_H_
@@ -8,8 +8,6 @@
 #else
 #define ATTUNE_SOFTMAX_QUERY_LANES_INL_H_
 #endif
-#include <hwy/cache_control.h>
-
 #include "_kit/weighted_rows-inl.h"
 #include "softmax/attention-inl.h"
 
@@ -19,11 +17,10 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 using kit::kLaneTileRows;
 
-// `rows` query rows of one kv head of one sequence, from `first` on. cold: its keys are hardly in the caches yet and are
-// asked for ahead of time. To ask for what is there costs about as much as it saves where it is not.
+// `rows` query rows of one kv head of one sequence, from `first` on.
 class QueryLanes {
  public:
-  QueryLanes(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows, bool cold)
+  QueryLanes(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows)
       : c_(c),
         w_(w),
         s_(s),
@@ -32,8 +29,7 @@ class QueryLanes {
         query_(first / group_),
         member_(first % group_),
         rows_(rows),
-        panels_((rows + kPanel - 1) / kPanel),
-        cold_(cold) {}
+        panels_((rows + kPanel - 1) / kPanel) {}
 
   void Run() {
     const Interval seen = Start();
@@ -43,17 +39,11 @@ class QueryLanes {
     }
     for (int64_t j = seen.begin, end; j < seen.end; j = end) {
       end = TileEnd(j, seen.end);
-      Tile t = {j, end, j == seen.begin, end == seen.end};
-      t.k = LoadKeys(j, end), t.v = LoadValues(j, end);
-      if (cold_ && !t.last) {
-        t.next = TileEnd(end, seen.end) - end;
-        if (InPlace(c_.k, end)) t.next_k = Place(c_.k, end);
-        if (InPlace(c_.v, end)) t.next_v = Place(c_.v, end);
-      }
+      const Tile t = {j, end, LoadKeys(j, end), LoadValues(j, end)};
       for (size_t p = 0; p < panels_; p++) {  // a panel's queries and outputs pass the first-level cache once
-        if (t.first) LoadQueries(p);
+        if (j == seen.begin) LoadQueries(p);
         AttendTile(p, t);
-        if (t.last) Finish(p);
+        if (end == seen.end) Finish(p);
       }
     }
   }
@@ -61,16 +51,12 @@ class QueryLanes {
  private:
   // Key or value rows of a tile as f32.
   struct Rows {
-    const float* at = nullptr;
-    size_t ld = 0;
+    const float* at;
+    size_t ld;
   };
-  // Keys [begin, end), whether they are the first and the last that the task sees, and where the `next` keys after them
-  // lie, where that is worth asking for.
   struct Tile {
     int64_t begin, end;
-    bool first, last;
-    Rows k, v, next_k, next_v;
-    int64_t next;
+    Rows k, v;
   };
 
   // Calls f(row of the panel, head, query) for the rows of panel p in order. Divisions once, not per row.
@@ -191,18 +177,10 @@ class QueryLanes {
     }
     return {buffer, ld};
   }
-  // Panel p's share of rows [begin, end): few lines at a time, so that they never hold up what is needed now.
-  HWY_INLINE void Prefetch(const Rows& rows, size_t begin, size_t end, size_t n, size_t width, size_t p) const {
-    if (!rows.at) return;
-    if (end > n) end = n;
-    for (size_t j = begin; j < end; j++) {
-      for (size_t e = p * 16; e < width; e += panels_ * 16) __builtin_prefetch(rows.at + j * rows.ld + e, 0, 2);
-    }
-  }
+
   // The keys of a tile against panel p.
   HWY_NOINLINE void AttendTile(size_t p, const Tile& t) {
     const int64_t begin = t.begin, end = t.end;
-    const size_t keys = size_t(end - begin), next = size_t(t.next);
     const auto in_tile = [&](int64_t j) { return size_t((j < begin ? begin : j > end ? end : j) - begin); };
     // Keys of the tile that any query of the panel sees, and those that all see.
     const size_t any_begin = in_tile(any_[p].begin), any_end = in_tile(any_[p].end);
@@ -214,9 +192,8 @@ class QueryLanes {
     float *s = w_.s, *o = w_.o + p * kPanel * w_.ld_o;
     for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
       const size_t n = any_end - j < kLaneTileRows ? any_end - j : kLaneTileRows;
-      Prefetch(t.next_k, j, j + kLaneTileRows, next, size_t(c_.D), p);
-      kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), t.k.at + j * t.k.ld, t.k.ld, q, kPanel, s + j * kPanel,
-                                             kPanel);
+      kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), t.k.at + j * t.k.ld, t.k.ld, q, kPanel,
+                                             s + j * kPanel, kPanel);
     }
     if (any_begin < all_begin || all_end < any_end) {
       HWY_ALIGN int32_t from[kPanel], to[kPanel];
@@ -231,15 +208,12 @@ class QueryLanes {
     kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel, before);
     float* to[kPanel];
     done_[p] = any_[p].end <= end && Destinations(p, to) && !Factors(p, after);
-    const size_t n = RowsOf(p), width = size_t(c_.Dv);
+    const size_t n = RowsOf(p);
     if (!done_[p]) {
       for (size_t i = 0; i < n; i++) to[i] = o + i * w_.ld_o;
     }
-    kit::AddWeightedRows(n, width, {any_begin, all_begin, all_end, any_end}, t.v.at, t.v.ld, s,
-                         {fresh_[p] ? nullptr : before, done_[p] ? after : nullptr, o, w_.ld_o, to},
-                         [&](size_t part, size_t parts) HWY_ATTR {
-                           Prefetch(t.next_v, part * keys / parts, (part + 1) * keys / parts, next, width, p);
-                         });
+    kit::AddWeightedRows(n, size_t(c_.Dv), {any_begin, all_begin, all_end, any_end}, t.v.at, t.v.ld, s,
+                         {fresh_[p] ? nullptr : before, done_[p] ? after : nullptr, o, w_.ld_o, to});
     fresh_[p] = false;
   }
 
@@ -300,7 +274,6 @@ class QueryLanes {
   const Sequence& s_;
   int64_t group_, kv_head_, query_, member_;  // heads of a group; the first row's query and head in the group
   size_t rows_, panels_;
-  bool cold_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
   bool has_empty_[kMaxQueryRows / kPanel];                               // a row of the panel sees no key
   bool fresh_[kMaxQueryRows / kPanel], done_[kMaxQueryRows / kPanel];    // nothing lies in its outputs; all is stored

@@ -21,6 +21,13 @@ struct WeighedKeys {
   size_t begin, all_begin, all_end, end;
 };
 
+// Value rows `ld` floats apart in panels of kPanel columns, which are `panel` floats apart: kPanel where whole rows lie
+// together. Their rows are read up to a multiple of kLanes columns.
+struct ValuePanels {
+  const float* at;
+  size_t ld, panel;
+};
+
 // before: null where o holds nothing yet; then it is not read. after: what the results are multiplied with; null: 1.
 // Result i goes to to[i] + column.
 struct RowSums {
@@ -29,7 +36,7 @@ struct RowSums {
   float* const* to;
 };
 
-// kVectors vectors of columns from `column` on, of kRows queries from `row` on.
+// kVectors vectors of columns from `column` on, where v begins, of kRows queries from `row` on.
 template <int kRows, int kVectors>
 HWY_NOINLINE void AddWeightedRowsOf(const WeighedKeys& keys, const float* HWY_RESTRICT v, size_t ld_v,
                                     const float* HWY_RESTRICT weights, const RowSums& r, size_t row, size_t column) {
@@ -46,7 +53,7 @@ HWY_NOINLINE void AddWeightedRowsOf(const WeighedKeys& keys, const float* HWY_RE
     }
   }
   const auto add = [&](auto masked, size_t begin, size_t end) __attribute__((always_inline)) HWY_ATTR {
-    const float *x = v + begin * ld_v + column, *w = weights + begin * kPanel + row;
+    const float *x = v + begin * ld_v, *w = weights + begin * kPanel + row;
     for (size_t j = begin; j < end; j++, x += ld_v, w += kPanel) {
       V value[kVectors];
 #pragma GCC unroll 2
@@ -94,18 +101,19 @@ HWY_INLINE void AddWeightedRows(int n, const WeighedKeys& keys, const float* v, 
   }
 }
 
-// All columns of the panel's first n queries: values are read and results written up to a multiple of kLanes.
-HWY_INLINE void AddWeightedRows(size_t n, size_t columns, const WeighedKeys& keys, const float* v, size_t ld_v,
+// All columns of the panel's first n queries. Results are written up to a multiple of kLanes columns.
+HWY_INLINE void AddWeightedRows(size_t n, size_t columns, const WeighedKeys& keys, const ValuePanels& values,
                                 const float* weights, const RowSums& r) {
   // Shares as equal as can be: small ones keep too few sums under way.
   const size_t shares = (n + kLaneTileRows - 1) / kLaneTileRows;
   for (size_t e = 0; e < columns; e += kPanel) {
+    const float* v = values.at + e / kPanel * values.panel;
     for (size_t row = 0, left = shares, rows; left > 0; row += rows, left--) {
       rows = (n - row + left - 1) / left;
       if (columns - e > kLanes) {
-        AddWeightedRows<2>(int(rows), keys, v, ld_v, weights, r, row, e);
+        AddWeightedRows<2>(int(rows), keys, v, values.ld, weights, r, row, e);
       } else {
-        AddWeightedRows<1>(int(rows), keys, v, ld_v, weights, r, row, e);
+        AddWeightedRows<1>(int(rows), keys, v, values.ld, weights, r, row, e);
       }
     }
   }

@@ -56,7 +56,8 @@ class QueryLanes {
   };
   struct Tile {
     int64_t begin, end;
-    Rows k, v;
+    Rows k;
+    kit::ValuePanels v;
   };
 
   // Calls f(row of the panel, head, query) for the rows of panel p in order. Divisions once, not per row.
@@ -143,39 +144,42 @@ class QueryLanes {
   bool InPlace(const KeyRows& rows, int64_t j) const {
     return c_.layout != kPaged && c_.KeyAt(rows, s_, kv_head_, j).view->DType() == ATTUNE_F32;
   }
-  // Values are read as vectors: whole ones, and more than a few times only where they do not lie across cache lines.
-  bool CopyValues(const Rows& v) const {
-    constexpr size_t kFew = 4;
-    const bool across = (reinterpret_cast<uintptr_t>(v.at) / sizeof(float) | v.ld) % kLanes != 0;
-    return c_.Dv % int64_t(kLanes) != 0 || (across && panels_ > kFew);
-  }
   Rows Place(const KeyRows& rows, int64_t j) const {
     const RowRef row = c_.KeyAt(rows, s_, kv_head_, j);
     return {static_cast<const float*>(row.view->Data()) + row.offset,
             size_t(j < rows.split ? rows.cached.row : rows.fresh.row)};
   }
+  // Rows [begin, end): in place, or copied.
   Rows LoadKeys(int64_t begin, int64_t end) const {
     if (InPlace(c_.k, begin)) return Place(c_.k, begin);
-    return Widened(c_.k, c_.k_scale, c_.k_zero, c_.D, begin, end, w_.tile.k, w_.tile.ld_q);
-  }
-  Rows LoadValues(int64_t begin, int64_t end) const {
-    float* to = w_.tile.v;
-    const size_t ld = w_.tile.ld_o;
-    if (!InPlace(c_.v, begin)) return Widened(c_.v, c_.v_scale, c_.v_zero, c_.Dv, begin, end, to, ld);
-    const Rows v = Place(c_.v, begin);
-    if (!CopyValues(v)) return v;
-    for (size_t j = 0; j < size_t(end - begin); j++) kit::Widen(v.at + j * v.ld, size_t(c_.Dv), 1.0f, to + j * ld);
-    return {to, ld};
-  }
-  // Rows [begin, end) as f32 in `buffer`.
-  Rows Widened(const KeyRows& rows, const KeyRows& scales, const KeyRows& zeros, size_t width, int64_t begin,
-               int64_t end, float* buffer, size_t ld) const {
     for (int64_t j = begin; j < end; j++) {
-      float* to = buffer + size_t(j - begin) * ld;
-      WithRow(c_, s_, kv_head_, j, rows, scales, zeros, width, w_.tile.rows,
-              [&](const auto* p) { kit::Widen(p, width, 1.0f, to); });
+      float* to = w_.tile.k + size_t(j - begin) * w_.tile.ld_q;
+      WithRow(c_, s_, kv_head_, j, c_.k, c_.k_scale, c_.k_zero, c_.D, w_.tile.rows,
+              [&](const auto* p) { kit::Widen(p, c_.D, 1.0f, to); });
     }
-    return {buffer, ld};
+    return {w_.tile.k, w_.tile.ld_q};
+  }
+  // Values are read as vectors, several times per panel of queries: in place only if those are whole and either lie
+  // within cache lines or are not read often.
+  kit::ValuePanels LoadValues(int64_t begin, int64_t end) const {
+    constexpr size_t kFew = 4;
+    const size_t n = size_t(end - begin), width = size_t(c_.Dv);
+    const kit::ValuePanels packed = {w_.tile.v, kPanel, n * kPanel};
+    if (!InPlace(c_.v, begin)) {
+      PackValues(c_, s_, kv_head_, begin, end, n, w_.tile.rows, w_.tile.v);
+      return packed;
+    }
+    const Rows v = Place(c_.v, begin);
+    const bool across = (reinterpret_cast<uintptr_t>(v.at) / sizeof(float) | v.ld) % kLanes != 0;
+    if (width % kLanes == 0 && !(across && panels_ > kFew)) return {v.at, v.ld, kPanel};
+    for (size_t j = 0; j < n; j++) {
+      const float* from = v.at + j * v.ld;
+      float* to = w_.tile.v + j * kPanel;
+      size_t e = 0;
+      for (; e + kPanel <= width; e += kPanel, to += n * kPanel) kit::Widen(from + e, kPanel, 1.0f, to);
+      if (e < width) kit::Widen(from + e, width - e, 1.0f, to);
+    }
+    return packed;
   }
 
   // The keys of a tile against panel p.
@@ -212,7 +216,7 @@ class QueryLanes {
     if (!done_[p]) {
       for (size_t i = 0; i < n; i++) to[i] = o + i * w_.ld_o;
     }
-    kit::AddWeightedRows(n, size_t(c_.Dv), {any_begin, all_begin, all_end, any_end}, t.v.at, t.v.ld, s,
+    kit::AddWeightedRows(n, size_t(c_.Dv), {any_begin, all_begin, all_end, any_end}, t.v, s,
                          {fresh_[p] ? nullptr : before, done_[p] ? after : nullptr, o, w_.ld_o, to});
     fresh_[p] = false;
   }

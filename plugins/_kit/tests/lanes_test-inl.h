@@ -136,8 +136,18 @@ inline void TestLanes() {
     if (kit::SoftmaxOfLanes(s, 0, all_begin, all_end, kKeys, m, sum, factors)) kit::ScaleLanes(factors, kColumns, o);
     float* rows_to[kPanel];
     for (size_t i = 0; i < kPanel; i++) rows_to[i] = (tile == 2 ? last_rows : rows) + i * kWidth;
-    kit::AddWeightedRows(kPanel - 1, kColumns, {0, all_begin, all_end, kKeys}, v, kColumns, s,
-                         {tile == 0 ? nullptr : factors, tile == 2 ? halves : nullptr, rows, kWidth, rows_to});
+    const kit::WeighedKeys keys = {0, all_begin, all_end, kKeys};
+    const kit::RowSums row_sums = {tile == 0 ? nullptr : factors, tile == 2 ? halves : nullptr, rows, kWidth, rows_to};
+    // The values of the second tile are packed into panels.
+    HWY_ALIGN float packed[2 * kKeys * kPanel] = {};
+    for (size_t x = 0; x < kKeys * kColumns; x++) {
+      const size_t j = x / kColumns, e = x % kColumns;
+      packed[(e / kPanel * kKeys + j) * kPanel + e % kPanel] = v[x];
+    }
+    kit::AddWeightedRows(kPanel - 1, kColumns, keys,
+                         tile == 1 ? kit::ValuePanels{packed, kPanel, kKeys * kPanel}
+                                   : kit::ValuePanels{v, kColumns, kPanel},
+                         s, row_sums);
     for (size_t e = 0; e < kColumns; e += kit::kLaneTileRows) {
       const int n = int(kColumns - e < size_t(kit::kLaneTileRows) ? kColumns - e : size_t(kit::kLaneTileRows));
       float* to_o = o + e * kPanel;

@@ -88,38 +88,12 @@ HWY_INLINE V OddInBlocks(D d, V a, V b) {
   return hn::ConcatOdd(d, b, a);
 }
 
-// What becomes of the four columns from `column` on in every 128-bit block of a vector that is transposed.
-struct AsTheyAre {
-  template <class D>
-  HWY_INLINE hn::Vec<D> operator()(D, hn::Vec<D> x, size_t) const {
-    return x;
-  }
-};
-// All of them times one factor.
-struct TimesOne {
-  float factor;
-  template <class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> x, size_t) const {
-    return hn::Mul(x, hn::Set(d, factor));
-  }
-};
-// Column c times factors[c].
-struct TimesEach {
-  const float* factors;
-  template <class D>
-  HWY_INLINE hn::Vec<D> operator()(D d, hn::Vec<D> x, size_t column) const {
-    if constexpr (hn::MaxLanes(D()) == 1) return hn::Mul(x, hn::LoadU(d, factors + column));
-    return hn::Mul(x, hn::LoadDup128(d, factors + column));
-  }
-};
-
-// panel[c * ld + r] = rows[r][c] for r < kPanel, c < columns: kPanel rows become a panel of `columns` rows. `change`: one
-// of the above.
-template <class F = AsTheyAre>
+// panel[c * ld + r] = factor * rows[r][c] for r < kPanel, c < columns: kPanel rows become a panel of `columns` rows.
 HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float* HWY_RESTRICT panel,
-                                 size_t ld = kPanel, F change = {}) {
+                                 size_t ld = kPanel, float factor = 1.0f) {
   // Eight rows at a time even where vectors hold sixteen: wider ones cost more shuffles than they save stores.
   const hn::CappedTag<float, 8> d;
+  const auto scale = hn::Set(d, factor);  // nothing is multiplied where the compiler sees that it is 1
   constexpr size_t kRows = hn::MaxLanes(decltype(d)()), kColumns = 16;
   size_t c = 0;
   for (; c + 4 <= columns; c += kColumns) {  // a cache line of each row, so that rows may be a power of two apart
@@ -129,8 +103,8 @@ HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float
       for (size_t i = 0; i < kRows; i++) from[i] = rows[r + i];
       for (size_t i = c; i < last; i += 4) {
         // Four rows per 128-bit block; blocks hold rows r+0..3, r+4..7.
-        const auto a0 = change(d, LoadBlocks(d, from, i), i), a1 = change(d, LoadBlocks(d, from + 1, i), i);
-        const auto a2 = change(d, LoadBlocks(d, from + 2, i), i), a3 = change(d, LoadBlocks(d, from + 3, i), i);
+        const auto a0 = hn::Mul(scale, LoadBlocks(d, from, i)), a1 = hn::Mul(scale, LoadBlocks(d, from + 1, i));
+        const auto a2 = hn::Mul(scale, LoadBlocks(d, from + 2, i)), a3 = hn::Mul(scale, LoadBlocks(d, from + 3, i));
         const auto even0 = EvenInBlocks(d, a0, a1), even2 = EvenInBlocks(d, a2, a3);
         const auto odd0 = OddInBlocks(d, a0, a1), odd2 = OddInBlocks(d, a2, a3);
         float* to = panel + i * ld + r;
@@ -141,11 +115,8 @@ HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float
       }
     }
   }
-  const hn::CappedTag<float, 1> one;
   for (c = columns / 4 * 4; c < columns; c++) {
-    for (size_t r = 0; r < kPanel; r++) {
-      hn::StoreU(change(one, hn::LoadU(one, rows[r] + c), c), one, panel + c * ld + r);
-    }
+    for (size_t r = 0; r < kPanel; r++) panel[c * ld + r] = factor * rows[r][c];
   }
 }
 

@@ -17,6 +17,10 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 using kit::kLaneTileRows;
 
+// Outputs are kept as rows and need no transposition; but the 16 queries of a panel make tiles of 5 rows with AVX2, and
+// so few sums leave its multipliers waiting: there they lie in lanes, too.
+constexpr bool kOutputRows = HWY_TARGET != HWY_AVX2;
+
 // `rows` query rows of one kv head of one sequence, from `first` on.
 class QueryLanes {
  public:
@@ -39,7 +43,8 @@ class QueryLanes {
     }
     for (int64_t j = seen.begin, end; j < seen.end; j = end) {
       end = TileEnd(j, seen.end);
-      const Tile t = {j, end, LoadKeys(j, end), LoadValues(j, end)};
+      const Rows k = Load(c_.k, c_.k_scale, c_.k_zero, c_.D, j, end, w_.tile.k, w_.tile.ld_q);
+      const Tile t = {j, end, k, LoadValues(j, end)};
       for (size_t p = 0; p < panels_; p++) {  // a panel's queries and outputs pass the first-level cache once
         if (j == seen.begin) LoadQueries(p);
         AttendTile(p, t);
@@ -137,8 +142,7 @@ class QueryLanes {
       }
     });
     for (size_t i = n; i < kPanel; i++) pointers[i] = w_.tile.zero;
-    kit::TransposeToPanel(pointers, c_.D, w_.q + p * kPanel * w_.ld_q, kPanel,
-                          kit::TimesOne{float(c_.scale * kLog2E)});
+    kit::TransposeToPanel(pointers, c_.D, w_.q + p * kPanel * w_.ld_q, kPanel, float(c_.scale * kLog2E));
   }
 
   bool InPlace(const KeyRows& rows, int64_t j) const {
@@ -149,19 +153,24 @@ class QueryLanes {
     return {static_cast<const float*>(row.view->Data()) + row.offset,
             size_t(j < rows.split ? rows.cached.row : rows.fresh.row)};
   }
-  // Rows [begin, end): in place, or copied.
-  Rows LoadKeys(int64_t begin, int64_t end) const {
-    if (InPlace(c_.k, begin)) return Place(c_.k, begin);
+  // Rows [begin, end): in place, or copied to `buffer`.
+  Rows Load(const KeyRows& rows, const KeyRows& scales, const KeyRows& zeros, size_t width, int64_t begin, int64_t end,
+            float* buffer, size_t ld) const {
+    if (InPlace(rows, begin)) return Place(rows, begin);
     for (int64_t j = begin; j < end; j++) {
-      float* to = w_.tile.k + size_t(j - begin) * w_.tile.ld_q;
-      WithRow(c_, s_, kv_head_, j, c_.k, c_.k_scale, c_.k_zero, c_.D, w_.tile.rows,
-              [&](const auto* p) { kit::Widen(p, c_.D, 1.0f, to); });
+      float* to = buffer + size_t(j - begin) * ld;
+      WithRow(c_, s_, kv_head_, j, rows, scales, zeros, width, w_.tile.rows,
+              [&](const auto* p) { kit::Widen(p, width, 1.0f, to); });
     }
-    return {w_.tile.k, w_.tile.ld_q};
+    return {buffer, ld};
   }
-  // Values are read as vectors, several times per panel of queries: in place only if those are whole and either lie
-  // within cache lines or are not read often.
+  // Output rows need values as vectors, several times per panel of queries: in place only if those are whole and either
+  // lie within cache lines or are not read often.
   kit::ValuePanels LoadValues(int64_t begin, int64_t end) const {
+    if (!kOutputRows) {
+      const Rows v = Load(c_.v, c_.v_scale, c_.v_zero, c_.Dv, begin, end, w_.tile.v, w_.tile.ld_o);
+      return {v.at, v.ld, kPanel};
+    }
     constexpr size_t kFew = 4;
     const size_t n = size_t(end - begin), width = size_t(c_.Dv);
     const kit::ValuePanels packed = {w_.tile.v, kPanel, n * kPanel};
@@ -193,7 +202,7 @@ class QueryLanes {
     if (all_end <= all_begin) all_begin = all_end = any_end;
 
     const float* q = w_.q + p * kPanel * w_.ld_q;
-    float *s = w_.s, *o = w_.o + p * kPanel * w_.ld_o;
+    float* s = w_.s;
     for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
       const size_t n = any_end - j < kLaneTileRows ? any_end - j : kLaneTileRows;
       kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), t.k.at + j * t.k.ld, t.k.ld, q, kPanel,
@@ -208,17 +217,51 @@ class QueryLanes {
       kit::HideFromLanes(s, any_begin, all_begin, from, to);
       kit::HideFromLanes(s, all_end, any_end, from, to);
     }
-    HWY_ALIGN float before[kPanel], after[kPanel];
+    HWY_ALIGN float before[kPanel];
     kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel, before);
+    const kit::WeighedKeys keys = {any_begin, all_begin, all_end, any_end};
+    if constexpr (kOutputRows) {
+      AddToRows(p, t, keys, before);
+    } else {
+      AddToLanes(p, t, keys, before);
+    }
+    fresh_[p] = false;
+  }
+
+  // Adds the weighted values to the outputs of panel p. The last tile of all puts them where they belong, if it can.
+  void AddToRows(size_t p, const Tile& t, const kit::WeighedKeys& keys, const float* before) {
+    const float* o = w_.o + p * kPanel * w_.ld_o;
+    HWY_ALIGN float after[kPanel];
     float* to[kPanel];
-    done_[p] = any_[p].end <= end && Destinations(p, to) && !Factors(p, after);
+    done_[p] = any_[p].end <= t.end && Destinations(p, to) && !Factors(p, after);
     const size_t n = RowsOf(p);
     if (!done_[p]) {
-      for (size_t i = 0; i < n; i++) to[i] = o + i * w_.ld_o;
+      for (size_t i = 0; i < n; i++) to[i] = w_.o + (p * kPanel + i) * w_.ld_o;
     }
-    kit::AddWeightedRows(n, size_t(c_.Dv), {any_begin, all_begin, all_end, any_end}, t.v, s,
+    kit::AddWeightedRows(n, size_t(c_.Dv), keys, t.v, w_.s,
                          {fresh_[p] ? nullptr : before, done_[p] ? after : nullptr, o, w_.ld_o, to});
-    fresh_[p] = false;
+  }
+
+  void AddToLanes(size_t p, const Tile& t, const kit::WeighedKeys& keys, const float* before) {
+    float* o = w_.o + p * kPanel * w_.ld_o;
+    if (fresh_[p]) {
+      memset(o, 0, sizeof(float) * kPanel * size_t(c_.Dv));
+    } else {
+      kit::ScaleLanes(before, size_t(c_.Dv), o);
+    }
+    // Shares as equal as can be: small ones keep too few sums under way.
+    const int width = int(c_.Dv);
+    for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
+      n = (width - e + left - 1) / left;
+      const auto add = [&](auto masked, size_t first, size_t last) {
+        if (first >= last) return;
+        kit::AddLaneValues<decltype(masked)::value>(n, last - first, t.v.at + first * t.v.ld + e, t.v.ld,
+                                                    w_.s + first * kPanel, o + e * kPanel);
+      };
+      add(std::true_type(), keys.begin, keys.all_begin);
+      add(std::false_type(), keys.all_begin, keys.all_end);
+      add(std::true_type(), keys.all_end, keys.end);
+    }
   }
 
   // What the rows of panel p are to be multiplied with; stores their lse. Of a row that sees no key the sum becomes 0.
@@ -265,10 +308,20 @@ class QueryLanes {
     const size_t n = Offsets(c_.o, p, at), width = size_t(c_.Dv);
     WithElement(c_.o.view, 0, [&](auto* out) {
       using T = std::remove_cv_t<std::remove_pointer_t<decltype(out)>>;
-      for (size_t i = 0; i < n; i++) {
-        float* row = w_.o + (p * kPanel + i) * w_.ld_o;
-        if (w_.sum[p * kPanel + i] == 0) memset(row, 0, sizeof(float) * w_.ld_o);
-        kit::Narrow(row, width, factors[i], const_cast<T*>(out) + at[i]);
+      const auto store = [&](size_t i, float* row, size_t e, size_t columns) {
+        if (w_.sum[p * kPanel + i] == 0) memset(row, 0, sizeof(float) * columns);
+        kit::Narrow(row, columns, factors[i], const_cast<T*>(out) + at[i] + e);
+      };
+      float* o = w_.o + p * kPanel * w_.ld_o;
+      if (kOutputRows) {
+        for (size_t i = 0; i < n; i++) store(i, o + i * w_.ld_o, 0, width);
+        return;
+      }
+      for (size_t e = 0; e < width; e += kPanel) {
+        const float* pointers[kPanel];
+        for (size_t i = 0; i < kPanel; i++) pointers[i] = e + i < width ? o + (e + i) * kPanel : w_.tile.zero;
+        kit::TransposeToPanel(pointers, kPanel, w_.tile.rows);
+        for (size_t i = 0; i < n; i++) store(i, w_.tile.rows + i * kPanel, e, width - e < kPanel ? width - e : kPanel);
       }
     });
   }

@@ -37,10 +37,19 @@ public func attune_run(
 
 private func run(_ call: UnsafeMutablePointer<RunCall>, _ memory: UnsafeMutableRawPointer) -> attune_status {
   let problem = call.pointee.problem
-  var first = RunKey(memory, RunCache.firstKeyBytes)
-  guard first.structure(of: problem) else { return runWithoutCache(call) }
   let secondMemory = memory.advanced(by: RunCache.firstKeyBytes)
-  var second = RunKey(secondMemory, RunCache.secondKeyBytes)
+  var second = RunKey<Writing>(secondMemory, RunCache.secondKeyBytes)
+  let repeated = call.pointee.context._withUnsafeGuaranteedRef { context -> UnsafeMutablePointer<PlanRecord>? in
+    guard let s = context.cache.recent else { return nil }
+    var known = RunKey<Comparing>(s.pointee.key, s.pointee.keyLength)
+    guard known.structure(of: problem), known.length == s.pointee.keyLength, second.sizes(of: problem, s) else {
+      return nil
+    }
+    return context.cache.plan(secondMemory, second.length)
+  }
+  if let repeated { return execute(UnsafePointer(repeated), call) }
+  var first = RunKey<Writing>(memory, RunCache.firstKeyBytes)
+  guard first.structure(of: problem) else { return runWithoutCache(call) }
   let length = first.length
   let known = call.pointee.context._withUnsafeGuaranteedRef { context -> UnsafeMutablePointer<PlanRecord>? in
     guard let s = context.cache.structure(memory, length), second.sizes(of: problem, s) else { return nil }
@@ -102,7 +111,7 @@ private func makeAndRun(
     }
     let structure = context.cache.addStructure(
       firstKey, length, problem: exact, params: request.params, exact: largest == nil)
-    var second = RunKey(secondKey, RunCache.secondKeyBytes)
+    var second = RunKey<Writing>(secondKey, RunCache.secondKeyBytes)
     let fits = second.sizes(of: call.pointee.problem, structure)
     let plan = try context.makePlan(request, registration, largest ?? exact, held: false)
     if fits, !context.cache.isFull {

@@ -71,36 +71,52 @@ HWY_INLINE hn::Vec<D> LoadBlocks(D d, const float* const* rows, size_t column) {
   }
 }
 
-// panel[c * ld + r] = rows[r][c] for r < kPanel, c < columns: kPanel rows become a panel of `columns` rows.
+// In each 128-bit block: a[0], a[2], b[0], b[2]; and a[1], a[3], b[1], b[3]. Both keep two ports of a CPU busy, on which
+// an interleaving of the two has only one.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V EvenInBlocks(D d, V a, V b) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  if constexpr (hn::MaxLanes(D()) == 8) return V{_mm256_shuffle_ps(a.raw, b.raw, 0x88)};
+#endif
+  return hn::ConcatEven(d, b, a);
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V OddInBlocks(D d, V a, V b) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+  if constexpr (hn::MaxLanes(D()) == 8) return V{_mm256_shuffle_ps(a.raw, b.raw, 0xdd)};
+#endif
+  return hn::ConcatOdd(d, b, a);
+}
+
+// panel[c * ld + r] = factor * rows[r][c] for r < kPanel, c < columns: kPanel rows become a panel of `columns` rows.
 HWY_INLINE void TransposeToPanel(const float* const* rows, size_t columns, float* HWY_RESTRICT panel,
-                                 size_t ld = kPanel) {
+                                 size_t ld = kPanel, float factor = 1.0f) {
   // Eight rows at a time even where vectors hold sixteen: wider ones cost more shuffles than they save stores.
   const hn::CappedTag<float, 8> d;
-  const hn::RebindToUnsigned<decltype(d)> du;
-  const hn::RepartitionToWide<decltype(du)> dw;
+  const auto scale = hn::Set(d, factor);  // nothing is multiplied where the compiler sees that it is 1
   constexpr size_t kRows = hn::MaxLanes(decltype(d)()), kColumns = 16;
   size_t c = 0;
   for (; c + 4 <= columns; c += kColumns) {  // a cache line of each row, so that rows may be a power of two apart
     const size_t last = c + kColumns < columns ? c + kColumns : columns / 4 * 4;
     for (size_t r = 0; r < kPanel; r += kRows) {
+      const float* from[kRows];  // in registers
+      for (size_t i = 0; i < kRows; i++) from[i] = rows[r + i];
       for (size_t i = c; i < last; i += 4) {
         // Four rows per 128-bit block; blocks hold rows r+0..3, r+4..7.
-        const auto a0 = LoadBlocks(d, rows + r, i), a1 = LoadBlocks(d, rows + r + 1, i);
-        const auto a2 = LoadBlocks(d, rows + r + 2, i), a3 = LoadBlocks(d, rows + r + 3, i);
-        const auto b0 = hn::BitCast(dw, hn::InterleaveLower(d, a0, a1)),
-                   b1 = hn::BitCast(dw, hn::InterleaveLower(d, a2, a3));
-        const auto b2 = hn::BitCast(dw, hn::InterleaveUpper(d, a0, a1)),
-                   b3 = hn::BitCast(dw, hn::InterleaveUpper(d, a2, a3));
+        const auto a0 = hn::Mul(scale, LoadBlocks(d, from, i)), a1 = hn::Mul(scale, LoadBlocks(d, from + 1, i));
+        const auto a2 = hn::Mul(scale, LoadBlocks(d, from + 2, i)), a3 = hn::Mul(scale, LoadBlocks(d, from + 3, i));
+        const auto even0 = EvenInBlocks(d, a0, a1), even2 = EvenInBlocks(d, a2, a3);
+        const auto odd0 = OddInBlocks(d, a0, a1), odd2 = OddInBlocks(d, a2, a3);
         float* to = panel + i * ld + r;
-        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, b0, b1)), d, to);
-        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, b0, b1)), d, to + ld);
-        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, b2, b3)), d, to + 2 * ld);
-        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, b2, b3)), d, to + 3 * ld);
+        hn::StoreU(EvenInBlocks(d, even0, even2), d, to);
+        hn::StoreU(EvenInBlocks(d, odd0, odd2), d, to + ld);
+        hn::StoreU(OddInBlocks(d, even0, even2), d, to + 2 * ld);
+        hn::StoreU(OddInBlocks(d, odd0, odd2), d, to + 3 * ld);
       }
     }
   }
   for (c = columns / 4 * 4; c < columns; c++) {
-    for (size_t r = 0; r < kPanel; r++) panel[c * ld + r] = rows[r][c];
+    for (size_t r = 0; r < kPanel; r++) panel[c * ld + r] = factor * rows[r][c];
   }
 }
 

@@ -1,7 +1,8 @@
 // Online softmax with the queries in the lanes of vectors: scores, weights and outputs of a panel are kept transposed,
 // [keys or columns][kPanel queries]. Keys and values then enter the products by broadcast, so f32 ones are read where
 // they lie, and the softmax runs down the lanes, without sums across them. Scores are in units of log2. The scores of a
-// panel are kit::TileRows of key rows with the panel of queries, kLaneTileRows keys at a time.
+// panel are kit::TileRows of key rows with the panel of queries, kLaneTileRows keys at a time. Outputs may be kept as
+// rows as well: weighted_rows-inl.h.
 #if defined(ATTUNE_KIT_QUERY_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_KIT_QUERY_LANES_INL_H_
 #undef ATTUNE_KIT_QUERY_LANES_INL_H_
@@ -43,23 +44,29 @@ inline void HideFromLanes(float* s, size_t begin, size_t end, const int32_t* fro
 }
 
 // Scores [any_begin, any_end) of a panel become weights; hidden ones, which lie outside of [all_begin, all_end), become
-// -1. The state m, sum of its queries follows, and so do their outputs o[columns][kPanel] so far.
-HWY_NOINLINE inline void SoftmaxOfLanes(float* s, size_t any_begin, size_t all_begin, size_t all_end, size_t any_end,
-                                        float* m, float* sum, size_t columns, float* o) {
+// -1. The state m, sum of its queries follows. What was added up before is to be multiplied with `factors`, one per
+// query; returns whether any of them is not 1.
+HWY_NOINLINE inline bool SoftmaxOfLanes(float* s, size_t any_begin, size_t all_begin, size_t all_end, size_t any_end,
+                                        float* m, float* sum, float* factors) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   const V none = hn::Set(d, -INFINITY);
-  V top0 = none, top1 = none, top2 = none, top3 = none;
+  V top[4][2];  // as many as keep the comparisons busy
+  for (auto& x : top) x[0] = x[1] = none;
   size_t j = any_begin;
-  for (; j + 2 <= any_end; j += 2) {
-    const float* at = s + j * kPanel;
-    top0 = hn::Max(top0, hn::LoadU(d, at)), top1 = hn::Max(top1, hn::LoadU(d, at + kLanes));
-    top2 = hn::Max(top2, hn::LoadU(d, at + kPanel)), top3 = hn::Max(top3, hn::LoadU(d, at + kPanel + kLanes));
+  for (; j + 4 <= any_end; j += 4) {
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) {
+      top[i][0] = hn::Max(top[i][0], hn::LoadU(d, s + (j + i) * kPanel));
+      top[i][1] = hn::Max(top[i][1], hn::LoadU(d, s + (j + i) * kPanel + kLanes));
+    }
   }
-  if (j < any_end) {
-    top0 = hn::Max(top0, hn::LoadU(d, s + j * kPanel)), top1 = hn::Max(top1, hn::LoadU(d, s + j * kPanel + kLanes));
+  for (; j < any_end; j++) {
+    top[0][0] = hn::Max(top[0][0], hn::LoadU(d, s + j * kPanel));
+    top[0][1] = hn::Max(top[0][1], hn::LoadU(d, s + j * kPanel + kLanes));
   }
-  top0 = hn::Max(top0, top2), top1 = hn::Max(top1, top3);
+  const V top0 = hn::Max(hn::Max(top[0][0], top[1][0]), hn::Max(top[2][0], top[3][0]));
+  const V top1 = hn::Max(hn::Max(top[0][1], top[1][1]), hn::Max(top[2][1], top[3][1]));
   const V old0 = hn::LoadU(d, m), old1 = hn::LoadU(d, m + kLanes);
   const V now0 = hn::IfThenElse(hn::Gt(top0, old0), top0, old0);  // a NaN is left to the weights
   const V now1 = hn::IfThenElse(hn::Gt(top1, old1), top1, old1);
@@ -86,34 +93,35 @@ HWY_NOINLINE inline void SoftmaxOfLanes(float* s, size_t any_begin, size_t all_b
     part0 = hn::Add(part0, p0), part1 = hn::Add(part1, p1);
   }
   hidden_too(all_end, any_end);
-  const bool same = hn::AllTrue(d, hn::And(hn::Eq(now0, old0), hn::Eq(now1, old1)));
-  if (!same) {
-    // From -inf: the factor is 0, and nothing was accumulated yet.
-    const V factor0 = Exp2(d, hn::Sub(old0, shift0)), factor1 = Exp2(d, hn::Sub(old1, shift1));
-    for (size_t e = 0; e < columns; e++, o += kPanel) {
-      hn::StoreU(hn::Mul(hn::LoadU(d, o), factor0), d, o);
-      hn::StoreU(hn::Mul(hn::LoadU(d, o + kLanes), factor1), d, o + kLanes);
-    }
-    part0 = hn::MulAdd(hn::LoadU(d, sum), factor0, part0);
-    part1 = hn::MulAdd(hn::LoadU(d, sum + kLanes), factor1, part1);
-    hn::StoreU(now0, d, m), hn::StoreU(now1, d, m + kLanes);
-  } else {
-    part0 = hn::Add(hn::LoadU(d, sum), part0), part1 = hn::Add(hn::LoadU(d, sum + kLanes), part1);
+  // From -inf: the factor is 0, and nothing was accumulated yet.
+  const V factor0 = Exp2(d, hn::Sub(old0, shift0)), factor1 = Exp2(d, hn::Sub(old1, shift1));
+  hn::StoreU(factor0, d, factors), hn::StoreU(factor1, d, factors + kLanes);
+  hn::StoreU(hn::MulAdd(hn::LoadU(d, sum), factor0, part0), d, sum);
+  hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + kLanes), factor1, part1), d, sum + kLanes);
+  hn::StoreU(now0, d, m), hn::StoreU(now1, d, m + kLanes);
+  return !hn::AllTrue(d, hn::And(hn::Eq(now0, old0), hn::Eq(now1, old1)));
+}
+
+// o[columns][kPanel] times the factors of the queries.
+HWY_INLINE void ScaleLanes(const float* factors, size_t columns, float* o) {
+  const hn::ScalableTag<float> d;
+  const auto factor0 = hn::LoadU(d, factors), factor1 = hn::LoadU(d, factors + kLanes);
+  for (size_t e = 0; e < columns; e++, o += kPanel) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, o), factor0), d, o);
+    hn::StoreU(hn::Mul(hn::LoadU(d, o + kLanes), factor1), d, o + kLanes);
   }
-  hn::StoreU(part0, d, sum), hn::StoreU(part1, d, sum + kLanes);
 }
 
 // AddLaneValues for kRows columns of the values.
 template <bool kMasked, int kRows>
 HWY_NOINLINE void AddLaneValuesOf(size_t keys, const float* HWY_RESTRICT v, size_t ld_v,
-                                  const float* HWY_RESTRICT weights, float* HWY_RESTRICT o, bool fresh) {
+                                  const float* HWY_RESTRICT weights, float* HWY_RESTRICT o) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   V sum[kRows][2];
 #pragma GCC unroll 16
   for (int e = 0; e < kRows; e++) {
-    sum[e][0] = fresh ? hn::Zero(d) : hn::LoadU(d, o + e * kPanel);
-    sum[e][1] = fresh ? hn::Zero(d) : hn::LoadU(d, o + e * kPanel + kLanes);
+    sum[e][0] = hn::LoadU(d, o + e * kPanel), sum[e][1] = hn::LoadU(d, o + e * kPanel + kLanes);
   }
   for (size_t j = 0; j < keys; j++, v += ld_v, weights += kPanel) {
     const V p0 = hn::LoadU(d, weights), p1 = hn::LoadU(d, weights + kLanes);
@@ -135,13 +143,12 @@ HWY_NOINLINE void AddLaneValuesOf(size_t keys, const float* HWY_RESTRICT v, size
   }
 }
 
-// o[e][queries] += sum over keys of v[key][e] * weights[key][queries] for e < n <= kLaneTileRows; fresh: = instead of
-// +=, and what lies in o is not read. kMasked: weights below 0 are hidden; what belongs to them is not taken.
+// o[e][queries] += sum over keys of v[key][e] * weights[key][queries] for e < n <= kLaneTileRows. kMasked: weights below
+// 0 are hidden; what belongs to them is not taken.
 template <bool kMasked, int kRows = kLaneTileRows>
-HWY_INLINE void AddLaneValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o,
-                              bool fresh = false) {
-  if (n >= kRows) return AddLaneValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o, fresh);
-  if constexpr (kRows > 1) AddLaneValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o, fresh);
+HWY_INLINE void AddLaneValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o) {
+  if (n >= kRows) return AddLaneValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o);
+  if constexpr (kRows > 1) AddLaneValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o);
 }
 
 #endif  // ATTUNE_ISA

@@ -153,8 +153,10 @@ class QueryLanes {
       kit::HideFromLanes(s, any_begin, all_begin, from, to);
       kit::HideFromLanes(s, all_end, any_end, from, to);
     }
-    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel,
-                        size_t(c_.Dv), o);
+    float factors[kPanel];
+    const bool changed = kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel,
+                                             w_.sum + p * kPanel, factors);
+    if (changed) kit::ScaleLanes(factors, size_t(c_.Dv), o);
     for (size_t e = 0; e < size_t(c_.Dv); e += kLaneTileRows) {
       const int n = size_t(c_.Dv) - e < size_t(kLaneTileRows) ? int(size_t(c_.Dv) - e) : kLaneTileRows;
       const auto add = [&](auto masked, size_t first, size_t last) {

@@ -25,16 +25,16 @@ void RunTile(const Problem& c, const Scratch& w, int64_t head, const RowTile& t)
   task.Finish();
 }
 
-// Layout bhnd: every sequence has the same number of tiles. The last tiles come first: with causal they are the
-// longest. f(sequence, kv head, tile).
+// Layout bhnd: every sequence has the same number of tiles. Those of a head follow one another, because its keys are in
+// the caches then; the last come first: with causal they are the longest. f(sequence, kv head, tile).
 template <class F>
 attune_status ForEachTask(const attune_exec& x, const Problem& c, F f) {
-  const int64_t heads = c.B * c.Hkv;
-  const int64_t count = heads > 0 ? TilesOf(c, c.At(0), x.knobs[kQueryRows]) : 0;
+  if (c.B * c.Hkv == 0) return ATTUNE_OK;
+  const int64_t count = TilesOf(c, c.At(0), x.knobs[kQueryRows]), tiles = count > 0 ? count : 1;
   for (int64_t task = x.task_begin; task < x.task_end; task++) {
     if (Cancelled(x)) return ATTUNE_E_CANCELLED;
-    const int64_t head = task % heads;
-    f(c.At(head / c.Hkv), head % c.Hkv, (count > 0 ? count - 1 : 0) - task / heads);
+    const int64_t head = task / tiles;
+    f(c.At(head / c.Hkv), head % c.Hkv, tiles - 1 - task % tiles);
   }
   return ATTUNE_OK;
 }

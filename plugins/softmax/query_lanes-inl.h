@@ -1,6 +1,6 @@
-// Attention of a tile of query rows with the queries in the lanes of vectors: scores and outputs are kept transposed,
-// kPanel queries wide. Keys and values then enter the products by broadcast, so f32 ones are read where they lie and
-// nothing of them is transposed or copied; and the softmax runs down the lanes, without sums across them.
+// Attention of a tile of query rows with the queries in the lanes of vectors: scores are kept transposed, kPanel queries
+// wide, so that the softmax runs down the lanes, without sums across them. Keys enter the first product by broadcast,
+// weights the second one: nothing but the queries is transposed, and the outputs come as rows.
 // For problems whose scores are used as they are (IsPlain).
 #if defined(ATTUNE_SOFTMAX_QUERY_LANES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef ATTUNE_SOFTMAX_QUERY_LANES_INL_H_
@@ -8,9 +8,7 @@
 #else
 #define ATTUNE_SOFTMAX_QUERY_LANES_INL_H_
 #endif
-#include <hwy/cache_control.h>
-
-#include "_kit/query_lanes-inl.h"
+#include "_kit/weighted_rows-inl.h"
 #include "softmax/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -18,6 +16,10 @@ namespace softmax {
 namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 using kit::kLaneTileRows;
+
+// Outputs are kept as rows and need no transposition; but the 16 queries of a panel make tiles of 5 rows with AVX2, and
+// so few sums leave its multipliers waiting: there they lie in lanes, too.
+constexpr bool kOutputRows = HWY_TARGET != HWY_AVX2;
 
 // `rows` query rows of one kv head of one sequence, from `first` on.
 class QueryLanes {
@@ -35,15 +37,20 @@ class QueryLanes {
 
   void Run() {
     const Interval seen = Start();
+    if (seen.end <= seen.begin) {
+      for (size_t p = 0; p < panels_; p++) Finish(p);
+      return;
+    }
     for (int64_t j = seen.begin, end; j < seen.end; j = end) {
       end = TileEnd(j, seen.end);
-      const int64_t after = end < seen.end ? TileEnd(end, seen.end) : end;
       const Rows k = Load(c_.k, c_.k_scale, c_.k_zero, c_.D, j, end, w_.tile.k, w_.tile.ld_q);
-      const Rows v = Load(c_.v, c_.v_scale, c_.v_zero, c_.Dv, j, end, w_.tile.v, w_.tile.ld_o);
-      const Rows next_k = Ahead(c_.k, end, after), next_v = Ahead(c_.v, end, after);
-      for (size_t p = 0; p < panels_; p++) AttendTile(p, j, end, k, v, next_k, next_v, size_t(after - end));
+      const Tile t = {j, end, k, LoadValues(j, end)};
+      for (size_t p = 0; p < panels_; p++) {  // a panel's queries and outputs pass the first-level cache once
+        if (j == seen.begin) LoadQueries(p);
+        AttendTile(p, t);
+        if (end == seen.end) Finish(p);
+      }
     }
-    for (size_t p = 0; p < panels_; p++) Finish(p);
   }
 
  private:
@@ -52,12 +59,17 @@ class QueryLanes {
     const float* at;
     size_t ld;
   };
+  struct Tile {
+    int64_t begin, end;
+    Rows k;
+    kit::ValuePanels v;
+  };
 
   // Calls f(row of the panel, head, query) for the rows of panel p in order. Divisions once, not per row.
   template <class F>
   void ForEachRow(size_t p, F f) const {
-    const size_t first = p * kPanel, n = rows_ - first < kPanel ? rows_ - first : kPanel;
-    const int64_t at = member_ + int64_t(first);
+    const size_t n = RowsOf(p);
+    const int64_t at = member_ + int64_t(p * kPanel);
     int64_t query = query_ + at / group_, member = at % group_;
     for (size_t i = 0; i < n; i++) {
       f(i, kv_head_ * group_ + member, query);
@@ -71,44 +83,66 @@ class QueryLanes {
     return from < c_.k.split && c_.k.split < end ? c_.k.split : end;
   }
 
-  // Transposes the queries, finds what each sees, clears the state. Returns the keys that any row sees.
+  // Finds what each query sees, clears the state. Returns the keys that any row sees.
   Interval Start() {
     Interval seen = {INT64_MAX, INT64_MIN};
+    const bool alike = !c_.causal && c_.window_left < 0 && c_.window_right < 0;
+    const Interval every = VisibleKeys(c_, s_, query_);
     for (size_t p = 0; p < panels_; p++) {
-      LoadQueries(p);
+      Interval* visible = w_.visible + p * kPanel;
       Interval any = {INT64_MAX, INT64_MIN}, all = {INT64_MIN, INT64_MAX};
-      for (size_t i = 0; i < kPanel; i++) w_.visible[p * kPanel + i] = {0, 0};
-      ForEachRow(p, [&](size_t i, int64_t, int64_t query) {
-        const Interval v = w_.visible[p * kPanel + i] = VisibleKeys(c_, s_, query);
-        if (v.end <= v.begin) return;  // an empty row: its result is not used
+      bool has_empty = false;
+      const auto see = [&](const Interval& v) {
+        if (v.end <= v.begin) return void(has_empty = true);  // its result is not used
         any = {v.begin < any.begin ? v.begin : any.begin, v.end > any.end ? v.end : any.end};
         all = {v.begin > all.begin ? v.begin : all.begin, v.end < all.end ? v.end : all.end};
-      });
-      any_[p] = any, all_[p] = all, fresh_[p] = true;
+      };
+      if (alike) {
+        for (size_t i = 0; i < kPanel; i++) visible[i] = every;
+        see(every);
+      } else {
+        for (size_t i = 0; i < kPanel; i++) visible[i] = {0, 0};
+        ForEachRow(p, [&](size_t i, int64_t, int64_t query) { see(visible[i] = VisibleKeys(c_, s_, query)); });
+      }
+      any_[p] = any, all_[p] = all, has_empty_[p] = has_empty;
+      fresh_[p] = true, done_[p] = false;
       seen = {any.begin < seen.begin ? any.begin : seen.begin, any.end > seen.end ? any.end : seen.end};
     }
     for (size_t r = 0; r < panels_ * kPanel; r++) w_.m[r] = -INFINITY, w_.sum[r] = 0;
     return seen;
   }
 
+  size_t RowsOf(size_t p) const { return rows_ - p * kPanel < kPanel ? rows_ - p * kPanel : kPanel; }
+
+  // Where panel p's rows lie in q or o, in elements. Returns how many rows it has.
+  HWY_INLINE size_t Offsets(const Axes& a, size_t p, int64_t* at) const {
+    const size_t n = RowsOf(p);
+    if (group_ > 1) {
+      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) { at[i] = c_.QueryAt(a, s_, head, query); });
+      return n;
+    }
+    const int64_t begin = c_.QueryAt(a, s_, kv_head_, query_ + int64_t(p * kPanel));
+    for (size_t i = 0; i < n; i++) at[i] = begin + int64_t(i) * a.row;
+    return n;
+  }
+
   HWY_NOINLINE void LoadQueries(size_t p) const {
+    int64_t at[kPanel];
+    const size_t n = Offsets(c_.q, p, at);
     const float* pointers[kPanel];
-    float* panel = w_.q + p * kPanel * w_.ld_q;
-    for (size_t i = 0; i < kPanel; i++) pointers[i] = w_.tile.zero;
     WithElement(c_.q.view, 0, [&](const auto* q) {
-      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
-        const auto* x = q + c_.QueryAt(c_.q, s_, head, query);
-        if constexpr (sizeof(*x) == sizeof(float)) {
-          pointers[i] = x;
+      for (size_t i = 0; i < n; i++) {
+        if constexpr (sizeof(*q) == sizeof(float)) {
+          pointers[i] = q + at[i];
         } else {
           float* row = w_.tile.rows + i * w_.ld_q;
-          kit::Widen(x, c_.D, 1.0f, row);
+          kit::Widen(q + at[i], c_.D, 1.0f, row);
           pointers[i] = row;
         }
-      });
+      }
     });
-    kit::TransposeToPanel(pointers, c_.D, panel);
-    kit::ScaleRow(panel, kPanel * c_.D, float(c_.scale * kLog2E));
+    for (size_t i = n; i < kPanel; i++) pointers[i] = w_.tile.zero;
+    kit::TransposeToPanel(pointers, c_.D, w_.q + p * kPanel * w_.ld_q, kPanel, float(c_.scale * kLog2E));
   }
 
   bool InPlace(const KeyRows& rows, int64_t j) const {
@@ -130,24 +164,36 @@ class QueryLanes {
     }
     return {buffer, ld};
   }
-  // Where the next tile's rows lie, to fetch them early; null when they are not read in place.
-  Rows Ahead(const KeyRows& rows, int64_t begin, int64_t end) const {
-    if (begin >= end || !InPlace(rows, begin)) return {nullptr, 0};
-    return Place(rows, begin);
-  }
-  // Panel p's share of rows [begin, end): few lines at a time, so that they never hold up what is needed now.
-  HWY_INLINE void Prefetch(const Rows& rows, size_t begin, size_t end, size_t n, size_t width, size_t p) const {
-    if (!rows.at) return;
-    if (end > n) end = n;
-    for (size_t j = begin; j < end; j++) {
-      for (size_t e = p * 16; e < width; e += panels_ * 16) __builtin_prefetch(rows.at + j * rows.ld + e, 0, 2);
+  // Output rows need values as vectors, several times per panel of queries: in place only if those are whole and either
+  // lie within cache lines or are not read often.
+  kit::ValuePanels LoadValues(int64_t begin, int64_t end) const {
+    if (!kOutputRows) {
+      const Rows v = Load(c_.v, c_.v_scale, c_.v_zero, c_.Dv, begin, end, w_.tile.v, w_.tile.ld_o);
+      return {v.at, v.ld, kPanel};
     }
+    constexpr size_t kFew = 4;
+    const size_t n = size_t(end - begin), width = size_t(c_.Dv);
+    const kit::ValuePanels packed = {w_.tile.v, kPanel, n * kPanel};
+    if (!InPlace(c_.v, begin)) {
+      PackValues(c_, s_, kv_head_, begin, end, n, w_.tile.rows, w_.tile.v);
+      return packed;
+    }
+    const Rows v = Place(c_.v, begin);
+    const bool across = (reinterpret_cast<uintptr_t>(v.at) / sizeof(float) | v.ld) % kLanes != 0;
+    if (width % kLanes == 0 && !(across && panels_ > kFew)) return {v.at, v.ld, kPanel};
+    for (size_t j = 0; j < n; j++) {
+      const float* from = v.at + j * v.ld;
+      float* to = w_.tile.v + j * kPanel;
+      size_t e = 0;
+      for (; e + kPanel <= width; e += kPanel, to += n * kPanel) kit::Widen(from + e, kPanel, 1.0f, to);
+      if (e < width) kit::Widen(from + e, width - e, 1.0f, to);
+    }
+    return packed;
   }
 
-  // Keys [begin, end) against panel p.
-  HWY_NOINLINE void AttendTile(size_t p, int64_t begin, int64_t end, const Rows& k, const Rows& v, const Rows& next_k,
-                               const Rows& next_v, size_t next) {
-    const size_t keys = size_t(end - begin);
+  // The keys of a tile against panel p.
+  HWY_NOINLINE void AttendTile(size_t p, const Tile& t) {
+    const int64_t begin = t.begin, end = t.end;
     const auto in_tile = [&](int64_t j) { return size_t((j < begin ? begin : j > end ? end : j) - begin); };
     // Keys of the tile that any query of the panel sees, and those that all see.
     const size_t any_begin = in_tile(any_[p].begin), any_end = in_tile(any_[p].end);
@@ -156,12 +202,11 @@ class QueryLanes {
     if (all_end <= all_begin) all_begin = all_end = any_end;
 
     const float* q = w_.q + p * kPanel * w_.ld_q;
-    float *s = w_.s, *o = w_.o + p * kPanel * w_.ld_o;
+    float* s = w_.s;
     for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
       const size_t n = any_end - j < kLaneTileRows ? any_end - j : kLaneTileRows;
-      Prefetch(next_k, j, j + kLaneTileRows, next, size_t(c_.D), p);
-      kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), k.at + j * k.ld, k.ld, q, kPanel, s + j * kPanel,
-                                             kPanel);
+      kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), t.k.at + j * t.k.ld, t.k.ld, q, kPanel,
+                                             s + j * kPanel, kPanel);
     }
     if (any_begin < all_begin || all_end < any_end) {
       HWY_ALIGN int32_t from[kPanel], to[kPanel];
@@ -172,56 +217,111 @@ class QueryLanes {
       kit::HideFromLanes(s, any_begin, all_begin, from, to);
       kit::HideFromLanes(s, all_end, any_end, from, to);
     }
-    // Outputs of the first tile are stored, not added: what lies there is not read.
-    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel,
-                        fresh_[p] ? 0 : size_t(c_.Dv), o);
-    // Shares as equal as can be: small ones keep too few sums under way.
-    const int width = int(c_.Dv);
-    for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
-      n = (width - e + left - 1) / left;
-      Prefetch(next_v, e * keys / c_.Dv, (e + n) * keys / c_.Dv, next, size_t(c_.Dv), p);
-      bool fresh = fresh_[p];
-      const auto add = [&](auto masked, size_t first, size_t last) {
-        if (first >= last) return;
-        kit::AddLaneValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
-                                                    o + e * kPanel, fresh);
-        fresh = false;
-      };
-      add(std::true_type(), any_begin, all_begin);
-      add(std::false_type(), all_begin, all_end);
-      add(std::true_type(), all_end, any_end);
+    HWY_ALIGN float before[kPanel];
+    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel, before);
+    const kit::WeighedKeys keys = {any_begin, all_begin, all_end, any_end};
+    if constexpr (kOutputRows) {
+      AddToRows(p, t, keys, before);
+    } else {
+      AddToLanes(p, t, keys, before);
     }
     fresh_[p] = false;
   }
 
-  // Transposes, normalises and stores the rows of panel p.
-  HWY_NOINLINE void Finish(size_t p) {
+  // Adds the weighted values to the outputs of panel p. The last tile of all puts them where they belong, if it can.
+  void AddToRows(size_t p, const Tile& t, const kit::WeighedKeys& keys, const float* before) {
     const float* o = w_.o + p * kPanel * w_.ld_o;
-    float* block = w_.tile.rows;
-    float factor[kPanel];
+    HWY_ALIGN float after[kPanel];
+    float* to[kPanel];
+    done_[p] = any_[p].end <= t.end && Destinations(p, to) && !Factors(p, after);
+    const size_t n = RowsOf(p);
+    if (!done_[p]) {
+      for (size_t i = 0; i < n; i++) to[i] = w_.o + (p * kPanel + i) * w_.ld_o;
+    }
+    kit::AddWeightedRows(n, size_t(c_.Dv), keys, t.v, w_.s,
+                         {fresh_[p] ? nullptr : before, done_[p] ? after : nullptr, o, w_.ld_o, to});
+  }
+
+  void AddToLanes(size_t p, const Tile& t, const kit::WeighedKeys& keys, const float* before) {
+    float* o = w_.o + p * kPanel * w_.ld_o;
+    if (fresh_[p]) {
+      memset(o, 0, sizeof(float) * kPanel * size_t(c_.Dv));
+    } else {
+      kit::ScaleLanes(before, size_t(c_.Dv), o);
+    }
+    // Shares as equal as can be: small ones keep too few sums under way.
+    const int width = int(c_.Dv);
+    for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
+      n = (width - e + left - 1) / left;
+      const auto add = [&](auto masked, size_t first, size_t last) {
+        if (first >= last) return;
+        kit::AddLaneValues<decltype(masked)::value>(n, last - first, t.v.at + first * t.v.ld + e, t.v.ld,
+                                                    w_.s + first * kPanel, o + e * kPanel);
+      };
+      add(std::true_type(), keys.begin, keys.all_begin);
+      add(std::false_type(), keys.all_begin, keys.all_end);
+      add(std::true_type(), keys.all_end, keys.end);
+    }
+  }
+
+  // What the rows of panel p are to be multiplied with; stores their lse. Of a row that sees no key the sum becomes 0.
+  // Returns whether the sum of a row is 0.
+  bool Factors(size_t p, float* factors) {
+    float* sum = w_.sum + p * kPanel;
+    if (has_empty_[p]) {
+      for (size_t i = 0; i < kPanel; i++) {
+        const size_t r = p * kPanel + i;
+        if (w_.visible[r].end <= w_.visible[r].begin) w_.m[r] = -INFINITY, sum[i] = 0;
+      }
+    }
+    const hn::ScalableTag<float> d;
+    bool zeros = false;
+    for (size_t i = 0; i < kPanel; i += kLanes) {
+      const auto total = hn::LoadU(d, sum + i);
+      const auto none = hn::Eq(total, hn::Zero(d));  // a sum of NaN is no empty row
+      hn::StoreU(hn::IfThenZeroElse(none, hn::Div(hn::Set(d, 1.0f), total)), d, factors + i);
+      zeros |= !hn::AllFalse(d, none);
+    }
+    if (c_.sinks || c_.lse.view) {
+      ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
+        factors[i] = FactorOfRow(c_, s_, head, query, w_.m[p * kPanel + i] * kLn2, sum[i]);
+      });
+    }
+    return zeros;
+  }
+
+  // Where the outputs of panel p belong, if they can be stored there as whole vectors of f32.
+  bool Destinations(size_t p, float** to) const {
+    if (c_.o.view.DType() != ATTUNE_F32 || c_.Dv % int64_t(kLanes) != 0) return false;
     int64_t at[kPanel];
-    bool empty[kPanel];
-    size_t n = 0;
-    ForEachRow(p, [&](size_t i, int64_t head, int64_t query) {
-      const size_t r = p * kPanel + i;
-      const bool none = w_.visible[r].end <= w_.visible[r].begin;
-      empty[i] = none || w_.sum[r] == 0;  // a sum of NaN is no empty row
-      factor[i] = FactorOfRow(c_, s_, head, query, none ? -INFINITY : w_.m[r] * kLn2, none ? 0 : w_.sum[r]);
-      at[i] = c_.QueryAt(c_.o, s_, head, query);
-      n = i + 1;
-    });
-    WithElement(c_.o.view, 0, [&](const auto* out) {
+    const size_t n = Offsets(c_.o, p, at);
+    for (size_t i = 0; i < n; i++) to[i] = static_cast<float*>(c_.o.view.Data()) + at[i];
+    return true;
+  }
+
+  // Normalises and stores the rows of panel p, unless its last tile has done so.
+  HWY_NOINLINE void Finish(size_t p) {
+    if (done_[p]) return;
+    HWY_ALIGN float factors[kPanel];
+    int64_t at[kPanel];
+    Factors(p, factors);
+    const size_t n = Offsets(c_.o, p, at), width = size_t(c_.Dv);
+    WithElement(c_.o.view, 0, [&](auto* out) {
       using T = std::remove_cv_t<std::remove_pointer_t<decltype(out)>>;
-      for (size_t e = 0; e < size_t(c_.Dv); e += kPanel) {
-        const size_t width = size_t(c_.Dv) - e < kPanel ? size_t(c_.Dv) - e : kPanel;
+      const auto store = [&](size_t i, float* row, size_t e, size_t columns) {
+        if (w_.sum[p * kPanel + i] == 0) memset(row, 0, sizeof(float) * columns);
+        kit::Narrow(row, columns, factors[i], const_cast<T*>(out) + at[i] + e);
+      };
+      float* o = w_.o + p * kPanel * w_.ld_o;
+      if (kOutputRows) {
+        for (size_t i = 0; i < n; i++) store(i, o + i * w_.ld_o, 0, width);
+        return;
+      }
+      for (size_t e = 0; e < width; e += kPanel) {
         const float* pointers[kPanel];
-        for (size_t i = 0; i < kPanel; i++) pointers[i] = i < width ? o + (e + i) * kPanel : w_.tile.zero;
-        kit::TransposeToPanel(pointers, kPanel, block);
-        for (size_t i = 0; i < n; i++) {
-          float* row = block + i * kPanel;
-          if (empty[i]) memset(row, 0, sizeof(float) * kPanel);
-          kit::Narrow(row, width, factor[i], const_cast<T*>(out) + at[i] + e);
-        }
+        for (size_t i = 0; i < kPanel; i++) pointers[i] = e + i < width ? o + (e + i) * kPanel : w_.tile.zero;
+        kit::TransposeToPanel(pointers, kPanel, w_.tile.rows);
+        for (size_t i = 0; i < n; i++) store(i, w_.tile.rows + i * kPanel, e, width - e < kPanel ? width - e : kPanel);
       }
     });
   }
@@ -232,7 +332,8 @@ class QueryLanes {
   int64_t group_, kv_head_, query_, member_;  // heads of a group; the first row's query and head in the group
   size_t rows_, panels_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
-  bool fresh_[kMaxQueryRows / kPanel];                                   // nothing lies in its outputs yet
+  bool has_empty_[kMaxQueryRows / kPanel];                               // a row of the panel sees no key
+  bool fresh_[kMaxQueryRows / kPanel], done_[kMaxQueryRows / kPanel];    // nothing lies in its outputs; all is stored
 };
 
 #endif  // ATTUNE_ISA

@@ -11,6 +11,7 @@
 #include "_kit/lane_dot-inl.h"
 #include "_kit/query_lanes-inl.h"
 #include "_kit/ranged_products-inl.h"
+#include "_kit/weighted_rows-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kit_test {
@@ -94,8 +95,13 @@ inline void TestLaneDots() {
 // hidden has NaN scores and values.
 inline void TestLanes() {
   using kit::kPanel;
-  constexpr size_t kKeys = 30, kColumns = kit::kLaneTileRows + 1;
-  HWY_ALIGN float s[kKeys * kPanel], v[kKeys * kColumns], m[kPanel], sum[kPanel], o[kColumns * kPanel] = {};
+  constexpr size_t kKeys = 30, kColumns = 3 * kit::kLanes - 1;
+  HWY_ALIGN float s[kKeys * kPanel], v[kKeys * kColumns + kPanel] = {}, m[kPanel], sum[kPanel], factors[kPanel];
+  // Outputs in lanes, and as rows; the last tile's rows go somewhere else, divided by two.
+  constexpr size_t kWidth = 2 * kPanel;
+  HWY_ALIGN float o[kColumns * kPanel] = {}, rows[kPanel * kWidth], last_rows[kPanel * kWidth], halves[kPanel];
+  for (auto& x : rows) x = NAN;
+  for (auto& x : halves) x = 0.5f;
   double top[kPanel], z[kPanel] = {}, out[kColumns * kPanel] = {};
   for (size_t i = 0; i < kPanel; i++) m[i] = -INFINITY, sum[i] = 0, top[i] = -INFINITY;
   for (int tile = 0; tile < 3; tile++) {
@@ -127,7 +133,21 @@ inline void TestLanes() {
     const size_t all_begin = tile == 0 ? kKeys : 4, all_end = tile == 0 ? kKeys : 24;
     kit::HideFromLanes(s, 0, all_begin, from, to);
     kit::HideFromLanes(s, all_end, kKeys, from, to);
-    kit::SoftmaxOfLanes(s, 0, all_begin, all_end, kKeys, m, sum, kColumns, o);
+    if (kit::SoftmaxOfLanes(s, 0, all_begin, all_end, kKeys, m, sum, factors)) kit::ScaleLanes(factors, kColumns, o);
+    float* rows_to[kPanel];
+    for (size_t i = 0; i < kPanel; i++) rows_to[i] = (tile == 2 ? last_rows : rows) + i * kWidth;
+    const kit::WeighedKeys keys = {0, all_begin, all_end, kKeys};
+    const kit::RowSums row_sums = {tile == 0 ? nullptr : factors, tile == 2 ? halves : nullptr, rows, kWidth, rows_to};
+    // The values of the second tile are packed into panels.
+    HWY_ALIGN float packed[2 * kKeys * kPanel] = {};
+    for (size_t x = 0; x < kKeys * kColumns; x++) {
+      const size_t j = x / kColumns, e = x % kColumns;
+      packed[(e / kPanel * kKeys + j) * kPanel + e % kPanel] = v[x];
+    }
+    kit::AddWeightedRows(kPanel - 1, kColumns, keys,
+                         tile == 1 ? kit::ValuePanels{packed, kPanel, kKeys * kPanel}
+                                   : kit::ValuePanels{v, kColumns, kPanel},
+                         s, row_sums);
     for (size_t e = 0; e < kColumns; e += kit::kLaneTileRows) {
       const int n = int(kColumns - e < size_t(kit::kLaneTileRows) ? kColumns - e : size_t(kit::kLaneTileRows));
       float* to_o = o + e * kPanel;
@@ -143,6 +163,9 @@ inline void TestLanes() {
       for (size_t e = 0; e < kColumns; e++) {
         const double got = o[e * kPanel + i], want = out[e * kPanel + i];
         Check(fabs(got - want) <= 1e-5 * (1 + z[i]), isa, "lanes, output", double(i), got, want);
+        if (i + 1 == kPanel) continue;  // a row that was left out
+        const double row = tile == 2 ? 2 * last_rows[i * kWidth + e] : rows[i * kWidth + e];
+        Check(fabs(row - want) <= 1e-5 * (1 + z[i]), isa, "rows, output", double(i), row, want);
       }
     }
   }

@@ -42,13 +42,12 @@ void AddChunk(const ChunkMemory& m, const Stream& s, int64_t begin, size_t n, bo
   s.v.Load(begin, n, 1, m.v, m.ld_columns);
   if (outputs) {
     s.q.Load(begin, n, s.q_factor, m.q, m.ld_features);
+    kit::TransposeQueries(m, n);
     kit::Scores(m, n);
-    if (s.decay.any) {
-      kit::DecayScores(m, n, s.decay.backward);
-      kit::DecayRows(m.q, m.ld_features, n, m.features, s.decay.forward + kLate, 1);
-    }
-    const float* state = empty ? nullptr : s.state;
-    first ? kit::Outputs<kit::Start::kZero>(m, n, state) : kit::Outputs<kit::Start::kKeep>(m, n, state);
+    if (s.decay.any) kit::DecayScores(m, n, s.decay.forward);
+    const float *state = empty ? nullptr : s.state, *factors = s.decay.any ? s.decay.forward + kLate : nullptr;
+    first ? kit::Outputs<kit::Start::kZero>(m, n, state, factors)
+          : kit::Outputs<kit::Start::kKeep>(m, n, state, factors);
   }
   if (last) return;
   if (s.decay.any) kit::DecayRows(m.k, m.ld_features, n, m.features, s.decay.forward + n - kLate, -1);

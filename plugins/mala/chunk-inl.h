@@ -46,8 +46,8 @@ struct Tokens {
 class Chunk {
  public:
   Chunk(const Problem& c, const Layout& w, Arena& arena)
-      : m(arena.Take(ChunkMemory::Floats(w.chunk, c.D, c.Dv)), w.chunk, c.D, c.Dv), c_(c), w_(w) {
-    if (c.Dv > c.D) m.panel = arena.Take(32 * c.Dv);  // gradients transpose rows of either length
+      : m(arena.Take(ChunkMemory::Floats(w.chunk, c.D, c.Dv, w.long_row)), w.chunk, c.D, c.Dv, w.long_row),
+        c_(c), w_(w) {
     a = c.sin ? arena.Take(w.chunk * w.ld_d) : m.q, b = c.sin ? arena.Take(w.chunk * w.ld_d) : m.k;
     m.ahead = &ahead_;
     sin_ = arena.Take(w.ld_d), cos_ = arena.Take(w.ld_d);

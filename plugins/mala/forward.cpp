@@ -45,8 +45,8 @@ void StoreRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch,
 void WriteBidirectional(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                         const Slot& sums) {
   float z[kMaxChunk];
-  kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(t.n, c.Dv, c.D, k.m.q, w.ld_d, sums.p, w.ld_v, 0, k.m.o,
-                                                             w.ld_v, k.m.ahead);
+  kit::TransposeQueries(k.m, t.n);
+  kit::Outputs<Start::kZero, kit::Parts::kState>(k.m, t.n, sums.p);
   kit::Dots(1, t.n, c.D, sums.z, 0, k.a, w.ld_d, z, 0);
   const Factors by(c, z, t.n, *sums.n, 0);
   StoreRows(c, w, k, batch, head, t, by, sums.v);
@@ -57,6 +57,7 @@ void WriteBidirectional(const Problem& c, const Layout& w, const Chunk& k, int64
 void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                  const Slot& before, int64_t n, const Prefix& prefix) {
   float z[kMaxChunk];
+  kit::TransposeQueries(k.m, t.n);
   kit::Scores(k.m, t.n);
   if (c.sin) {  // scores are of rotated rows, z is not
     PrefixRows(before.z, k.b, w.ld_d, t.n, c.D, prefix.z);
@@ -66,7 +67,7 @@ void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batc
     kit::AddScoreSums(k.m, t.n, z);
   }
   const Factors by(c, z, t.n, n + 1, 1);
-  for (size_t r = 0; r < t.n; r++) AddToRow(by.h[r], r + 1, k.m.a + r * k.m.ld_a);
+  kit::AddToScores(k.m, t.n, by.h);
   kit::Outputs(k.m, t.n, before.p);
   StoreRows(c, w, k, batch, head, t, by, before.v);
 }

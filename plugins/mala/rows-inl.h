@@ -113,12 +113,6 @@ HWY_INLINE void ScaleRow(float f, const float* x, size_t n, float* dst) {
   const auto vf = hn::Set(d, f);
   for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(vf, hn::LoadU(d, x + i)), d, dst + i);
 }
-// row += x, whole vectors.
-HWY_INLINE void AddToRow(float x, size_t n, float* row) {
-  const hn::ScalableTag<float> d;
-  const auto vx = hn::Set(d, x);
-  for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Add(hn::LoadU(d, row + i), vx), d, row + i);
-}
 // row *= phi'(x), where mapped = phi(x): 1 above 0, else exp(x). Whole vectors.
 HWY_INLINE void TimesSlope(const float* mapped, size_t n, float* row) {
   const hn::ScalableTag<float> d;

@@ -66,7 +66,8 @@ class Ahead {
 // Rows of one chunk, f32, each worker its own. Contents are undefined at first.
 struct ChunkMemory {
   size_t rows, features, columns;         // rows: tokens of a whole chunk
-  size_t ld_features, ld_columns, ld_a;   // distances of rows in floats
+  size_t ld_features, ld_columns, ld_a;   // distances of rows in floats; ld_columns also that of a state's rows
+  size_t ld_v, ld_o;                      // v and o may lie elsewhere, too
   float *q, *k;                           // [rows x features]
   float *v, *o;                           // [rows x columns]
   float *qt, *kt;                         // the transposes of q and k, [features x rows], ld_a apart
@@ -83,6 +84,7 @@ struct ChunkMemory {
   ChunkMemory(float* base, size_t rows_, size_t features_, size_t columns_, size_t transposed = 0)
       : rows(rows_), features(features_), columns(columns_) {
     ld_features = ChunkStride(features), ld_columns = ChunkStride(columns), ld_a = ChunkStride(rows);
+    ld_v = ld_o = ld_columns;
     q = base, k = q + rows * ld_features, v = k + rows * ld_features, o = v + rows * ld_columns;
     at = o + rows * ld_columns, qt = at + rows * ld_a, kt = qt + (transposed ? transposed : features) * ld_a;
   }

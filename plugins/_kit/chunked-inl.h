@@ -67,6 +67,18 @@ struct TileSums {
       for (int v = 0; v < kVectors; v++) of[i][v] = hn::Mul(factor, of[i][v]);
     }
   }
+  // Row i = f[i] * row i + g[i] * x.
+  HWY_INLINE void Combine(const float* HWY_RESTRICT f, const float* HWY_RESTRICT g, const float* HWY_RESTRICT x) {
+    const hn::ScalableTag<float> d;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; i++) {
+      const V vf = hn::Set(d, f[i]), vg = hn::Set(d, g[i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v++) {
+        of[i][v] = hn::MulAdd(vf, of[i][v], hn::Mul(vg, hn::LoadU(d, x + v * kLanes)));
+      }
+    }
+  }
   // Rows from `first` on: += the term of one column of A and one row of B.
   template <Order kOrder>
   HWY_INLINE void AddTerm(const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b, int first) {
@@ -251,12 +263,17 @@ HWY_INLINE void DecayRows(float* x, size_t ld, size_t n, size_t width, const flo
   }
 }
 
+// What becomes of outputs before they are stored: o_i = f[i] o_i + g[i] x. x is readable up to whole vectors.
+struct Combination {
+  const float *f, *g, *x;
+};
+
 // A tile of Outputs, rows from i and columns from e on.
 template <int kVectors, Start kStart, Parts kParts, int kRows>
 HWY_INLINE void OutputTile(const ChunkMemory& m, size_t rows, size_t i, size_t e, const float* state,
-                           const float* factors) {
+                           const float* factors, const Combination* end) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return OutputTile<kVectors, kStart, kParts, kRows - 1>(m, rows, i, e, state, factors);
+    if (rows < kRows) return OutputTile<kVectors, kStart, kParts, kRows - 1>(m, rows, i, e, state, factors, end);
   }
   TileSums<kRows, kVectors> sums;
   sums.Clear();
@@ -265,23 +282,25 @@ HWY_INLINE void OutputTile(const ChunkMemory& m, size_t rows, size_t i, size_t e
     if (factors) sums.Scale(factors + i);
   }
   if constexpr (kParts == Parts::kAll) {
-    sums.template AddTerms<Terms::kLower, Order::kColumns>(i, m.at + i, m.ld_a, m.v + e, m.ld_columns);
+    sums.template AddTerms<Terms::kLower, Order::kColumns>(i, m.at + i, m.ld_a, m.v + e, m.ld_v);
   }
-  sums.template Store<kStart>(0, m.o + i * m.ld_columns + e, m.ld_columns);
+  if (end) sums.Combine(end->f + i, end->g + i, end->x + e);
+  sums.template Store<kStart>(0, m.o + i * m.ld_o + e, m.ld_o);
 }
 
 // o_i = factors[i] q_i^T S + sum over j <= i of a_ij v_j, or added to o; kState: the first part only. The queries are
-// transposed. A state of features x columns, its rows ld_columns apart; null: zero. No factors: 1.
+// transposed. A state of features x columns, its rows ld_columns apart; null: zero. No factors: 1. No end: as it is.
 template <Start kStart = Start::kZero, Parts kParts = Parts::kAll>
-HWY_NOINLINE void Outputs(const ChunkMemory& m, size_t n, const float* state, const float* factors = nullptr) {
+HWY_NOINLINE void Outputs(const ChunkMemory& m, size_t n, const float* state, const float* factors = nullptr,
+                          const Combination* end = nullptr) {
   using Shape = TileShape<Order::kColumns>;
   for (size_t e = 0; e < m.columns; e += Shape::kVectors * kLanes) {
     for (size_t i = 0; i < n; i += Shape::kRows) {
       if (m.ahead) m.ahead->Fetch();
       if (m.columns - e > kLanes * (Shape::kVectors - 1)) {
-        OutputTile<Shape::kVectors, kStart, kParts, Shape::kRows>(m, n - i, i, e, state, factors);
+        OutputTile<Shape::kVectors, kStart, kParts, Shape::kRows>(m, n - i, i, e, state, factors, end);
       } else {
-        OutputTile<1, kStart, kParts, Shape::kRows>(m, n - i, i, e, state, factors);
+        OutputTile<1, kStart, kParts, Shape::kRows>(m, n - i, i, e, state, factors, end);
       }
     }
   }
@@ -290,7 +309,7 @@ HWY_NOINLINE void Outputs(const ChunkMemory& m, size_t n, const float* state, co
 // S = factor * S + k^T v.
 HWY_INLINE void UpdateState(const ChunkMemory& m, size_t n, float factor, float* state) {
   ChunkProduct<Start::kScale, Terms::kAll, Order::kColumns>(m.features, m.columns, n, m.k, m.ld_features, m.v,
-                                                            m.ld_columns, factor, state, m.ld_columns, m.ahead);
+                                                            m.ld_v, factor, state, m.ld_columns, m.ahead);
 }
 
 #endif  // ATTUNE_ISA

@@ -8,12 +8,14 @@ private struct FakeMachine {
   var noise = 0.01
   /// Share of samples that take two to four times as long.
   var bursts = 0.0
+  /// Share of time in which everything takes twice as long, for some samples at a stretch.
+  var halved = 0.0
   /// Slow swings of the clock, as a share.
   var drift = 0.0
   var failing: Set<Int> = []
   private(set) var runs: [Int]
   private var numbers: SeededNumbers
-  private var clock = 0.0
+  private var clock = 0.0, isHalved = false
 
   init(_ times: [Double], seed: UInt64) {
     self.times = times
@@ -26,14 +28,20 @@ private struct FakeMachine {
     clock += 1
     var ns = times[i] * (1 + noise * numbers.normal())
     ns *= 1 + drift * (0.5 + 0.5 * (clock / 40).truncatingRemainder(dividingBy: 1))
+    if numbers.chance(0.2) { isHalved = numbers.chance(halved) }
+    if isHalved { ns *= 2 }
     if numbers.chance(bursts) { ns *= 2 + 2 * numbers.unit() }
     return max(ns, 1)
   }
 
   /// Runs a contest to its end, or to `most` samples.
-  mutating func decide(sentinel: Int, preference: [Int]? = nil, seed: UInt64, most: Int = .max) -> Contest {
+  mutating func decide(sentinel: Int, preference: [Int]? = nil, seed: UInt64, most: Int = .max, rounds: Int? = nil)
+    -> Contest
+  {
+    var rules = Contest.Rules()
+    if let rounds { (rules.leastRounds, rules.mostRounds, rules.grace) = (rounds, 2 * rounds, rounds / 2) }
     var contest = Contest(
-      lanes: times.count, sentinel: sentinel, preference: preference ?? Array(times.indices), seed: seed)
+      lanes: times.count, sentinel: sentinel, preference: preference ?? Array(times.indices), seed: seed, rules: rules)
     var samples = 0
     while case .run(let i) = contest.next() {
       if samples == most {
@@ -55,7 +63,8 @@ private struct FakeMachine {
 @Suite struct ContestTests {
   /// Share of seeds whose winner is at most `band` slower than the best.
   private func hits(
-    _ times: [Double], sentinel: Int, seeds: UInt64 = 400, band: Double, _ disturb: (inout FakeMachine) -> Void
+    _ times: [Double], sentinel: Int, seeds: UInt64 = 400, band: Double, rounds: Int? = nil,
+    _ disturb: (inout FakeMachine) -> Void
   )
     -> Double
   {
@@ -64,7 +73,9 @@ private struct FakeMachine {
     for seed in 0..<seeds {
       var machine = FakeMachine(times, seed: seed)
       disturb(&machine)
-      if let w = machine.decide(sentinel: sentinel, seed: seed).winner, times[w] <= best * (1 + band) { good += 1 }
+      if let w = machine.decide(sentinel: sentinel, seed: seed, rounds: rounds).winner, times[w] <= best * (1 + band) {
+        good += 1
+      }
     }
     return Double(good) / Double(seeds)
   }
@@ -83,6 +94,11 @@ private struct FakeMachine {
         $0.bursts = 0.05
         $0.drift = 0.05
       } >= 0.99)
+  }
+
+  /// Two threads that share a core for half of the time.
+  @Test func findsTheBestWhileTheMachineIsHalved() {
+    #expect(hits([1150, 1000, 1120, 1300], sentinel: 0, band: 0.031, rounds: 30) { $0.halved = 0.5 } >= 0.99)
   }
 
   @Test func theDefaultWinsTies() {

@@ -3,8 +3,8 @@
 ///
 /// Timing on a machine that others use drifts, so candidates are run in turn, in rounds of random order. Others only ever
 /// make a run longer, some for half of all runs where a thread of the candidate has to share its core. So the level of a
-/// candidate is the lower quartile of its times (the least of up to four), and its ratio is to the level of one of them,
-/// the sentinel. The sentinel is the candidate that would run without any tuning, and wins every tie.
+/// candidate is the time that an eighth of its times are below (the least of up to eight), and its ratio is to the level
+/// of one of them, the sentinel. The sentinel is the candidate that would run without any tuning, and wins every tie.
 package struct Contest: Sendable {
   package struct Rules: Sendable {
     package var warmups = 3
@@ -18,8 +18,10 @@ package struct Contest: Sendable {
     /// The first call of a candidate may be slower by this factor on top: it pays for pages and caches that nobody
     /// touched before.
     package var cold = 3.0
-    /// Whose least time is this much longer than the fastest's after a round does not come closer.
-    package var far = 1.25
+    /// Before so many rounds only who is much slower leaves: the others may have met nothing but disturbed moments.
+    package var grace = 3
+    /// Whose least time is this much longer than the fastest's does not come closer: until then, and from then on.
+    package var farAtFirst = 2.2, far = 1.25
     package init() {}
   }
 
@@ -141,8 +143,7 @@ package struct Contest: Sendable {
   /// was compared with it.
   package var winner: Int? {
     guard let leader, let best = ratio(leader) else { return lanes[sentinel].status == .failed ? nil : sentinel }
-    let room = best * (1 + max(rules.band, 2 * doubt(leader)))
-    if lanes[sentinel].status != .failed, let own = ratio(sentinel), own <= room { return sentinel }
+    if lanes[sentinel].status != .failed, !isBeaten(sentinel, by: best) { return sentinel }
     return compared.filter { ratio($0) ?? .infinity <= best * (1 + rules.band) }.min { rank($0) < rank($1) }
   }
 
@@ -179,23 +180,31 @@ package struct Contest: Sendable {
     rounds += 1
     sinceLastLoss += 1
     dropFar()
-    if rounds >= 3, rounds % 2 == 1 { dropBeaten() }
+    if rounds >= rules.grace, rounds % 2 == 1 { dropBeaten() }
   }
 
   private mutating func dropFar() {
     let racing = lanes.indices.filter { lanes[$0].status == .racing }
     guard let fastest = racing.compactMap({ least($0) }).min() else { return }
-    for i in racing where least(i) ?? 0 > rules.far * fastest { lanes[i].status = .slow }
+    let factor = rounds < rules.grace ? max(rules.farAtFirst, rules.far) : rules.far
+    for i in racing where least(i) ?? 0 > factor * fastest { lanes[i].status = .slow }
   }
 
   private mutating func dropBeaten() {
     let racing = lanes.indices.filter { lanes[$0].status == .racing }
     guard let best = racing.compactMap({ ratio($0) }).min() else { return }
-    for i in racing {
-      guard let own = ratio(i), own * (1 - 2 * doubt(i)) > best * (1 + rules.band) else { continue }
+    for i in racing where isBeaten(i, by: best) {
       lanes[i].status = .slow
       sinceLastLoss = 0
     }
+  }
+
+  /// Slower than `best` beyond the band and beyond doubt. A disturbance only adds, so what may really be faster than it
+  /// looks is this candidate.
+  private func isBeaten(_ i: Int, by best: Double) -> Bool {
+    guard let own = ratio(i), let (below, _) = around(i) else { return false }
+    if lanes[i].times.count == 1 { return lanes[i].status == .slow }
+    return own * (1 - 2 * below) > best * (1 + rules.band)
   }
 
   private var isDecided: Bool {
@@ -225,8 +234,22 @@ package struct Contest: Sendable {
 
   /// How far the level may be off, as a share of it.
   private func doubt(_ i: Int) -> Double {
-    let n = lanes[i].times.count
-    return n == 0 ? .infinity : spread(i) / Double(n).squareRoot()
+    guard let (below, above) = around(i), lanes[i].times.count > 1 else { return .infinity }
+    return (below + above) / 2
+  }
+
+  /// How far the times one standard deviation of the level's rank below and above it lie from it, as shares. That holds
+  /// for times of any distribution, two separate heaps of them, too.
+  private func around(_ i: Int) -> (below: Double, above: Double)? {
+    let times = lanes[i].times.sorted()
+    guard let level = Contest.level(times) else { return nil }
+    let rank = Double(Contest.rank(times.count))
+    let step = max(1, (Double(times.count) * 7 / 64).squareRoot())
+    let above = times[min(times.count - 1, Int((rank + step).rounded(.up)))]
+    let below = times[max(0, Int((rank - step).rounded(.down)))]
+    // Nothing was below the least: how far the next one is says how far another might be.
+    let unseen = rank < step ? times[min(1, times.count - 1)] / level - 1 : 0
+    return (max(1 - below / level, unseen), above / level - 1)
   }
 
   private func spread(_ i: Int) -> Double {
@@ -235,8 +258,10 @@ package struct Contest: Sendable {
     return (sorted[sorted.count / 2] - least) / level
   }
 
-  /// The lower quartile; nil without times.
+  /// The time that an eighth of all are below; nil without times.
   private static func level(_ times: [Double]) -> Double? {
-    times.isEmpty ? nil : times.sorted()[(times.count - 1) / 4]
+    times.isEmpty ? nil : times.sorted()[rank(times.count)]
   }
+
+  private static func rank(_ count: Int) -> Int { (count - 1) / 8 }
 }

@@ -222,8 +222,8 @@ package final class Tuner: Sendable {
       limits.shares = false
     default:
       limits.budget = asked ?? 2e9
-      (limits.calls, limits.least) = (10, 50e6)
-      limits.rules.mostRounds = 60
+      (limits.calls, limits.least) = (10, 200e6)
+      limits.rules.mostRounds = 120
     }
     if asked != nil { (limits.calls, limits.least) = (0, .infinity) }
     guard !isWatched else { return limits }

@@ -104,6 +104,9 @@ struct TuningSession {
 
   // MARK: the course of a session
 
+  /// After so many rounds of the last few more of them say little.
+  private static let decisiveRounds = 60
+
   /// Winner and all trials; nil when nothing could be measured in time.
   mutating func run(defaultCandidate: Candidate, incumbent: Candidate?, fresh: [Candidate]?) -> Finding? {
     // The yardstick must be right before anything is compared with it.
@@ -131,7 +134,7 @@ struct TuningSession {
       for c in usable where list.count < limits.kernels + 1 && isPromising(c, sentinel) { list.append(c) }
       list += workerVariants(of: sentinel)
       // Some of the time is for settings: the default ones need not be the best of any kernel.
-      best = spending(0.4) { $0.leader(list, sentinel, $0.explorationRules(nil)) } ?? sentinel
+      best = spending(0.4) { $0.leader(list, sentinel, $0.explorationRules(nil, lanes: list.count)) } ?? sentinel
       // With an incumbent only a new kernel is worth improving.
       if fresh == nil || fresh?.contains(where: { $0.kernel == best.kernel }) == true {
         best = spending(0.75) { $0.explored(best, sentinel) }
@@ -164,7 +167,7 @@ struct TuningSession {
     var best = best
     for round in 0..<limits.improvements {
       // Knobs work together, so all settings where there is time for them, else a step in each direction.
-      let most = affordable(best, rounds: 2)
+      let most = min(64, affordable(best, rounds: 2))
       let whole = round == 0 ? space.settings(best, most: most) : []
       var list = (whole.isEmpty ? space.neighbours(best) : whole) + workerVariants(of: best)
       if round == 0 {
@@ -175,8 +178,10 @@ struct TuningSession {
       list = list.filter { trials[name($0)] == nil }
       guard !list.isEmpty, crt_now_ns() < deadline else { break }
       let lanes = [sentinel, best] + list
-      let rules = explorationRules(best)
-      guard let next = spending(0.7, { $0.leader(lanes, sentinel, rules) }), !next.isSame(best) else { break }
+      guard
+        let next = spending(0.7, { $0.leader(lanes, sentinel, $0.explorationRules(best, lanes: lanes.count)) }),
+        !next.isSame(best)
+      else { break }
       best = next
     }
     return best
@@ -184,14 +189,20 @@ struct TuningSession {
 
   /// Few rounds that only say who comes close.
   /// - best: what ran before with much of the same code; nil: everything is cold.
-  private func explorationRules(_ best: Candidate?) -> Contest.Rules {
+  private func explorationRules(_ best: Candidate?, lanes: Int) -> Contest.Rules {
     var rules = limits.rules
     (rules.leastRounds, rules.mostRounds, rules.precision) = (3, 7, .infinity)
     guard let best else { return rules }
-    // Settings of a kernel that has just run need little allowance for cold memory, long runs none: where a single
-    // sample is a good part of the time, it must do.
-    let isLong = sample(best) > 2 * TrialRunner.sampleNs
-    (rules.hopeless, rules.cold, rules.warmups) = (1.25, isLong ? 1.1 : 3, isLong ? 1 : 2)
+    // A first call pays for its memory, and some samples may meet nothing but disturbed moments. Nobody is judged by one
+    // alone, unless a single sample of each is all that there is time for.
+    let rounds = affordable(best, rounds: Double(lanes))
+    if rounds >= 5 {
+      rules.leastRounds = min(15, max(3, rounds / 3))
+      (rules.mostRounds, rules.grace) = (2 * rules.leastRounds + 1, max(3, rules.leastRounds / 2))
+    } else {
+      (rules.hopeless, rules.cold, rules.warmups) = rounds < 2 ? (1.25, 1.1, 1) : (1.5, 3, 2)
+      rules.farAtFirst = rules.far
+    }
     return rules
   }
 
@@ -208,7 +219,12 @@ struct TuningSession {
       lanes.append(c)
     }
     if lanes.count == 1 { return best }
-    return contest(lanes, sentinel, limits.rules, leastRounds: 1)?.winner.map { lanes[$0] } ?? best
+    // Disturbances last longer than a few samples, so what time there is goes into rounds.
+    var rules = limits.rules
+    let rounds = affordable(best, rounds: Double(lanes.count))
+    rules.leastRounds = max(rules.leastRounds, min(TuningSession.decisiveRounds, rounds))
+    rules.grace = max(rules.grace, min(TuningSession.decisiveRounds, rounds) / 2)
+    return contest(lanes, sentinel, rules, leastRounds: 1)?.winner.map { lanes[$0] } ?? best
   }
 
   /// Runs `body` with a share of the time that is left. What it does not use stays.
@@ -226,8 +242,8 @@ struct TuningSession {
 
   /// How many candidates like this one the rest of the time is enough for.
   private func affordable(_ c: Candidate, rounds: Double) -> Int {
-    guard deadline < .max else { return 64 }
-    return Int(min(64, max(0, Double(deadline &- crt_now_ns()) / (rounds * sample(c)))))
+    guard deadline < .max else { return .max }
+    return Int(min(1000, max(0, Double(deadline &- crt_now_ns()) / (rounds * sample(c)))))
   }
 
   /// What one sample of a candidate takes, in nanoseconds.

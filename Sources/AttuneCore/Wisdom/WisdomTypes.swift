@@ -22,7 +22,7 @@ package struct Trial: Hashable, Sendable {
   }
   package var candidate: TunedCandidate
   package var status: Status
-  package var medianNs: Double  // lower quartile of its times; 0: never timed
+  package var medianNs: Double  // level of its times (Contest); 0: never timed
   package var ratio: Double  // of that to the default candidate's; 0: never timed
   package var spread: Double  // how far the median lies above the least, as a share
   package var rounds: Int

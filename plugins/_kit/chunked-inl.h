@@ -129,8 +129,8 @@ struct TileSums {
   }
 };
 
-// C[kRows x kVectors*kLanes] = start + A B in registers. kLower: as in AddTerms. The product is complete before it meets
-// `start`: a state that takes in many chunks then gathers one rounding error per chunk, not one per token.
+// C[kRows x kVectors*kLanes] = start + A B in registers. kLower: as in AddTerms. The product is complete before it
+// meets `start`: a state that takes in many chunks then gathers one rounding error per chunk, not one per token.
 template <int kRows, int kVectors, Start kStart, Terms kTerms, Order kOrder>
 HWY_INLINE void ChunkTile(size_t depth, const float* HWY_RESTRICT a, size_t lda, const float* HWY_RESTRICT b,
                           size_t ldb, float factor, float* HWY_RESTRICT c, size_t ldc) {
@@ -161,7 +161,8 @@ HWY_INLINE void ChunkProductBy(size_t rows, size_t columns, size_t depth, const 
       const float* from = a + (kOrder == Order::kRows ? i * lda : i);
       float* to = c + i * ldc + e;
       if (columns - e > kLanes * (kVectors - 1)) {
-        ChunkTileRows<kVectors, kStart, kTerms, kOrder, kRows>(rows - i, terms, from, lda, b + e, ldb, factor, to, ldc);
+        ChunkTileRows<kVectors, kStart, kTerms, kOrder, kRows>(rows - i, terms, from, lda, b + e, ldb, factor, to,
+                                                               ldc);
       } else {
         ChunkTileRows<1, kStart, kTerms, kOrder, kRows>(rows - i, terms, from, lda, b + e, ldb, factor, to, ldc);
       }

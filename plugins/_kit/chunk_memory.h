@@ -26,12 +26,15 @@ class Ahead {
     if (calls_ > 0) expected_calls_ = calls_;
     calls_ = lines_ = count_ = at_ = row_ = byte_ = 0;
   }
-  // `rows` rows of `bytes` bytes, `step` bytes apart. At most kRanges ranges.
+  // `rows` rows of `bytes` bytes, `step` bytes apart. At most kRanges ranges. One line of each page is fetched at once:
+  // the CPU then looks up the addresses of several pages side by side, and no later fetch waits for that.
   void Add(const void* first, ptrdiff_t step, size_t rows, size_t bytes) {
     if (!first || rows == 0 || bytes == 0 || count_ == kRanges) return;
     if (step == ptrdiff_t(bytes)) bytes *= rows, rows = 1;
-    ranges_[count_++] = {static_cast<const char*>(first), step, rows, bytes};
+    const char* at = static_cast<const char*>(first);
+    ranges_[count_++] = {at, step, rows, bytes};
     lines_ += rows * ((bytes + 63) / 64);
+    for (size_t byte = 0; rows == 1 && byte < bytes; byte += kPage) __builtin_prefetch(at + byte, 0, 2);
   }
   void Fetch() {
     calls_++;
@@ -48,7 +51,7 @@ class Ahead {
   }
 
  private:
-  static constexpr size_t kRanges = 4;
+  static constexpr size_t kRanges = 4, kPage = 4096;
   struct Range {
     const char* first;
     ptrdiff_t step;
@@ -63,42 +66,44 @@ class Ahead {
 // Rows of one chunk, f32, each worker its own. Contents are undefined at first.
 struct ChunkMemory {
   size_t rows, features, columns;         // rows: tokens of a whole chunk
-  size_t ld_features, ld_columns, ld_a;   // distances of rows in floats
+  size_t ld_features, ld_columns, ld_a;   // distances of rows in floats; ld_columns also that of a state's rows
+  size_t ld_v, ld_o;                      // v and o may lie elsewhere, too
   float *q, *k;                           // [rows x features]
   float *v, *o;                           // [rows x columns]
-  float* a;                               // scores, [rows x rows]
-  float* panel;                           // transposed keys
+  float *qt, *kt;                         // the transposes of q and k, [features x rows], ld_a apart
+  float* at;                              // transposed scores, [rows x rows]
   Ahead* ahead = nullptr;                 // what to fetch meanwhile
 
-  // How much it takes. As an expression, with chunk length C, F features and V columns:
-  //   2*C*(32*cdiv(F,32)+16)+2*C*(32*cdiv(V,32)+16)+C*(32*cdiv(C,32)+16)+32*F
-  static constexpr size_t Floats(size_t rows, size_t features, size_t columns) {
-    return rows * (2 * ChunkStride(features) + 2 * ChunkStride(columns) + ChunkStride(rows)) + 32 * features;
+  // How much it takes. As an expression, with chunk length C (a multiple of 32), F features and V columns:
+  //   2*C*(32*cdiv(F,32)+16)+2*C*(32*cdiv(V,32)+16)+(C+2*F)*(C+16)
+  // transposed: the longest rows that are ever transposed, `features` if 0.
+  static constexpr size_t Floats(size_t rows, size_t features, size_t columns, size_t transposed = 0) {
+    return 2 * rows * (ChunkStride(features) + ChunkStride(columns)) +
+           (rows + 2 * (transposed ? transposed : features)) * ChunkStride(rows);
   }
-  ChunkMemory(float* at, size_t rows_, size_t features_, size_t columns_)
+  ChunkMemory(float* base, size_t rows_, size_t features_, size_t columns_, size_t transposed = 0)
       : rows(rows_), features(features_), columns(columns_) {
     ld_features = ChunkStride(features), ld_columns = ChunkStride(columns), ld_a = ChunkStride(rows);
-    q = at, k = q + rows * ld_features, v = k + rows * ld_features, o = v + rows * ld_columns;
-    a = o + rows * ld_columns, panel = a + rows * ld_a;
+    ld_v = ld_o = ld_columns;
+    q = base, k = q + rows * ld_features, v = k + rows * ld_features, o = v + rows * ld_columns;
+    at = o + rows * ld_columns, qt = at + rows * ld_a, kt = qt + (transposed ? transposed : features) * ld_a;
   }
 };
 
-// Powers of exp(-slope): forward[t] = exp(-slope t) for t in [0, rows], backward[rows - 1 - t] = forward[t]. Only
-// exponents <= 0 are ever used; powers below the smallest normal number are 0, so that they cost no denormal
-// arithmetic. slope >= 0.
+// Powers of exp(-slope): forward[t] = exp(-slope t) for t in [0, rows], 0 for a vector before and after. Only exponents
+// <= 0 are ever used; powers below the smallest normal number are 0, so that they cost no denormal arithmetic.
+// slope >= 0.
 struct Decay {
   bool any;  // slope > 0; if not, nothing needs to be multiplied
-  float *forward, *backward;
+  float* forward;
 
-  // backward is read up to a vector beyond its end.
-  static constexpr size_t Floats(size_t rows) { return 2 * rows + 32; }
-  Decay(float* at, size_t rows, double slope) : any(slope > 0), forward(at), backward(at + rows + 16) {
+  static constexpr size_t Floats(size_t rows) { return rows + 32; }
+  Decay(float* at, size_t rows, double slope) : any(slope > 0), forward(at + 16) {
+    for (size_t t = 0; t < Floats(rows); t++) at[t] = 0;
     for (size_t t = 0; t <= rows; t++) {
       const double exponent = -slope * double(t);
       forward[t] = exponent < -87 ? 0.0f : float(exp(exponent));
     }
-    for (size_t t = 0; t < rows; t++) backward[rows - 1 - t] = forward[t];
-    for (size_t t = 0; t < 16; t++) backward[rows + t] = 0;
   }
 };
 

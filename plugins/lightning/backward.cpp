@@ -22,7 +22,7 @@ class Scratch {
   Scratch(const attune_exec& x, const Problem& p)
       : rows(size_t(x.knobs[kChunk])), D_(size_t(p.D)), Dv_(size_t(p.Dv)),
         state_(attune_kit::ChunkStride(D_) * attune_kit::ChunkStride(Dv_)),
-        head_(state_ + 2 * Decay::Floats(rows) + 64) {
+        head_(state_ + 3 * Decay::Floats(rows) + 64) {
     const size_t heads = size_t(std::max<int64_t>(2, p.Group()));
     const size_t chunk = ChunkMemory::Floats(rows, std::max(D_, Dv_), std::min(D_, Dv_));
     chunk_ = static_cast<float*>(x.workspace) + x.worker * (chunk + heads * head_);
@@ -32,7 +32,7 @@ class Scratch {
   ChunkMemory Chunk(bool values_first) const {
     return {chunk_, rows, values_first ? Dv_ : D_, values_first ? D_ : Dv_};
   }
-  // Of the g-th head of a group. Powers: two tables of Decay.
+  // Of the g-th head of a group. Powers: three tables of Decay.
   float* State(int64_t g) const { return heads_ + size_t(g) * (head_ - 64); }
   float* Powers(int64_t g) const { return State(g) + state_; }
 

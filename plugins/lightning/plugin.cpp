@@ -19,7 +19,7 @@ constexpr attune_knob kGradientKnobs[] = {Knob("chunk", kChunkValues, 1, "tokens
 
 // Floats of a chunk of D features and Dv columns, its decay tables and one state.
 #define ATTUNE_LIGHTNING_SCRATCH                                                                                     \
-  "k.chunk*(64*cdiv(D,32)+64*cdiv(Dv,32)+k.chunk+82)+32*D+32+D*(32*cdiv(Dv,32)+16)"
+  "k.chunk*(64*cdiv(D,32)+64*cdiv(Dv,32)+k.chunk+2*D+81)+32*D+32+D*(32*cdiv(Dv,32)+16)"
 
 // The state is moved in and out of a chunk's memory, which takes as long as this much arithmetic: for a few tokens more
 // than all the rest.
@@ -57,8 +57,8 @@ constexpr attune_kernel Gradients() {
   k.knob_when = "k.chunk<=64||k.chunk<2*Nk";
   k.tasks = "Nseq*(Hq+2*Hkv)+Hq";
   k.workspace =
-      "4*$workers*(k.chunk*(64*cdiv(D,32)+64*cdiv(Dv,32)+k.chunk+80)+32*max(D,Dv)+max(2,Hq/Hkv)*"
-      "((32*cdiv(D,32)+16)*(32*cdiv(Dv,32)+16)+4*k.chunk+128))";
+      "4*$workers*(k.chunk*(64*cdiv(D,32)+64*cdiv(Dv,32)+k.chunk+2*max(D,Dv)+80)+32*max(D,Dv)+max(2,Hq/Hkv)*"
+      "((32*cdiv(D,32)+16)*(32*cdiv(Dv,32)+16)+3*k.chunk+160))";
   return k;
 }
 

@@ -37,15 +37,24 @@ struct Rows {
   }
   int64_t Size() const { return dtype == ATTUNE_F32 ? 4 : 2; }
 
-  // Rows [begin, begin + n) times factor.
-  void Load(int64_t begin, size_t n, float factor, float* to, size_t ld) const {
+  // Rows [begin, begin + n) times factor, and row i times decay[-i] if there is any.
+  void Load(int64_t begin, size_t n, float factor, float* to, size_t ld, const float* decay = nullptr) const {
     if (!data) {
       memset(to, 0, n * ld * sizeof(float));
       return;
     }
     kit::WithFloatType(dtype, data + begin * step * Size(), [&](const auto* from) {
-      for (size_t i = 0; i < n; i++) kit::Widen(from + int64_t(i) * step, width, factor, to + i * ld);
+      for (size_t i = 0; i < n; i++) {
+        const float by = decay ? factor * decay[-ptrdiff_t(i)] : factor;
+        kit::Widen(from + int64_t(i) * step, width, by, to + i * ld);
+      }
     });
+  }
+  // Rows from `begin` on where they are, if a chunk can use them so: f32 in whole vectors, one behind the other (rows
+  // further apart may share few sets of a cache).
+  float* InPlace(int64_t begin) const {
+    const bool fits = data && dtype == ATTUNE_F32 && step == int64_t(width) && width % kLanes == 0;
+    return fits ? reinterpret_cast<float*>(data) + begin * step : nullptr;
   }
   // Has rows [begin, begin + n) fetched.
   void Announce(attune_kit::Ahead& ahead, int64_t begin, size_t n) const {

@@ -18,14 +18,12 @@ namespace HWY_NAMESPACE {
 
 class SlopeSweep {
  public:
-  // powers, derivatives: memory of a Decay each. state and derivative_state: [D x Dv], set by the caller.
+  // powers, derivatives: memory of a Decay, of two. state and derivative_state: [D x Dv], set by the caller.
   SlopeSweep(const ChunkMemory& m, float* powers, float* derivatives, double slope, float* state,
              float* derivative_state)
-      : m_(m), w_(powers, m.rows, slope), S_(state), H_(derivative_state), counts_(derivatives),
-        backward_(derivatives + m.rows + 16) {
-    for (size_t t = 0; t <= m.rows; t++) counts_[t] = float(t);
-    for (size_t t = 0; t < m.rows; t++) backward_[m.rows - 1 - t] = float(t) * w_.forward[t];
-    for (size_t t = 0; t < 16; t++) backward_[m.rows + t] = 0;
+      : m_(m), w_(powers, m.rows, slope), S_(state), H_(derivative_state), derived_(derivatives, m.rows, slope),
+        counts_(derivatives + Decay::Floats(m.rows)) {
+    for (size_t t = 0; t <= m.rows; t++) counts_[t] = float(t), derived_.forward[t] *= float(t);
   }
 
   // sum_t scale q_t^T H_t do_t over tokens [begin, begin + n) of the rows; S and H go on.
@@ -33,13 +31,11 @@ class SlopeSweep {
     q.Load(begin, n, scale, m_.q, m_.ld_features);
     k.Load(begin, n, 1, m_.k, m_.ld_features);
     v.Load(begin, n, 1, m_.v, m_.ld_columns);
+    kit::TransposeQueries(m_, n);
     kit::Scores(m_, n);
-    kit::DecayScores(m_, n, backward_);
-    kit::DecayRows(m_.q, m_.ld_features, n, m_.features, w_.forward + 1, 1);
-    kit::Outputs(m_, n, H_);  // w^(i+1) q H + sum_j (i-j) w^(i-j) <q, k_j> v_j
-    kit::DecayRows(m_.q, m_.ld_features, n, m_.features, counts_ + 1, 1);
-    kit::ChunkProduct<kit::Start::kKeep, kit::Terms::kAll, kit::Order::kRows>(
-        n, m_.columns, m_.features, m_.q, m_.ld_features, S_, m_.ld_columns, 0, m_.o, m_.ld_columns);
+    kit::DecayScores(m_, n, derived_.forward);
+    kit::Outputs(m_, n, H_, w_.forward + 1);  // w^(i+1) q H + sum_j (i-j) w^(i-j) <q, k_j> v_j
+    kit::Outputs<kit::Start::kKeep, kit::Parts::kState>(m_, n, S_, derived_.forward + 1);
 
     kit::AddScaled(S_, attune_kit::StateFloats(m_.features, m_.columns), float(n), H_);
     kit::DecayRows(m_.k, m_.ld_features, n, m_.features, w_.forward + n - 1, -1);
@@ -63,7 +59,8 @@ class SlopeSweep {
   ChunkMemory m_;
   Decay w_;
   float *S_, *H_;
-  float *counts_, *backward_;  // t, and t w^t stored like Decay::backward
+  Decay derived_;  // t w^t
+  float* counts_;  // t
 };
 
 #endif  // ATTUNE_ISA

@@ -36,22 +36,32 @@ struct Stream {
 // Loads tokens [begin, begin + n) of the stream and adds what they give to m.o (`first`: sets it), if outputs are
 // wanted, and to the state. empty: the state is 0; last: it is not needed any more.
 template <int kLate>
-void AddChunk(const ChunkMemory& m, const Stream& s, int64_t begin, size_t n, bool outputs, bool first, bool empty,
+void AddChunk(ChunkMemory m, const Stream& s, int64_t begin, size_t n, bool outputs, bool first, bool empty,
               bool last) {
-  s.k.Load(begin, n, s.k_factor, m.k, m.ld_features);
-  s.v.Load(begin, n, 1, m.v, m.ld_columns);
+  if (float* v = s.v.InPlace(begin)) {
+    m.v = v, m.ld_v = s.v.width;
+  } else {
+    s.v.Load(begin, n, 1, m.v, m.ld_columns);
+  }
+  const float* powers = s.decay.any ? s.decay.forward : nullptr;
   if (outputs) {
-    s.q.Load(begin, n, s.q_factor, m.q, m.ld_features);
-    kit::Scores(m, n);
-    if (s.decay.any) {
-      kit::DecayScores(m, n, s.decay.backward);
-      kit::DecayRows(m.q, m.ld_features, n, m.features, s.decay.forward + kLate, 1);
+    ChunkMemory rows = m;
+    float *q = s.q.InPlace(begin), *k = s.k.InPlace(begin);
+    if (q && k && s.q_factor == 1 && s.k_factor == 1) {
+      rows.q = q, rows.k = k, rows.ld_features = m.features;
+    } else {
+      s.q.Load(begin, n, s.q_factor, m.q, m.ld_features);
+      s.k.Load(begin, n, s.k_factor, m.k, m.ld_features);
     }
-    const float* state = empty ? nullptr : s.state;
-    first ? kit::Outputs<kit::Start::kZero>(m, n, state) : kit::Outputs<kit::Start::kKeep>(m, n, state);
+    kit::TransposeQueries(rows, n);
+    kit::Scores(rows, n);
+    if (powers) kit::DecayScores(m, n, powers);
+    const float *state = empty ? nullptr : s.state, *factors = powers ? powers + kLate : nullptr;
+    first ? kit::Outputs<kit::Start::kZero>(m, n, state, factors)
+          : kit::Outputs<kit::Start::kKeep>(m, n, state, factors);
   }
   if (last) return;
-  if (s.decay.any) kit::DecayRows(m.k, m.ld_features, n, m.features, s.decay.forward + n - kLate, -1);
+  s.k.Load(begin, n, s.k_factor, m.k, m.ld_features, powers ? powers + n - kLate : nullptr);
   kit::UpdateState(m, n, s.decay.forward[n], s.state);
 }
 
@@ -68,6 +78,9 @@ attune_status Sweep(const attune_exec& x, ChunkMemory m, int64_t begin, int64_t 
     const size_t n = size_t(std::min(end - t, int64_t(m.rows)));
     const int64_t next = t + int64_t(n);
     const size_t then = size_t(std::min(end - next, int64_t(m.rows)));
+    ChunkMemory chunk = m;
+    float* direct = out.InPlace(t);
+    if (direct) chunk.o = direct, chunk.ld_o = out.width;
     for (int64_t g = 0; g < count; g++) {
       const Stream& s = streams[g];
       ahead.Clear();
@@ -75,9 +88,9 @@ attune_status Sweep(const attune_exec& x, ChunkMemory m, int64_t begin, int64_t 
       if (out.data) s.q.Announce(ahead, next, then);
       s.k.Announce(ahead, next, then);
       s.v.Announce(ahead, next, then);
-      AddChunk<kLate>(m, s, t, n, out.data != nullptr, g == 0, s.empty && t == begin, s.last && next == end);
+      AddChunk<kLate>(chunk, s, t, n, out.data != nullptr, g == 0, s.empty && t == begin, s.last && next == end);
     }
-    if (out.data) out.Store(t, n, m.o, m.ld_columns);
+    if (out.data && !direct) out.Store(t, n, m.o, m.ld_columns);
   }
   return ATTUNE_OK;
 }

@@ -46,10 +46,11 @@ struct Tokens {
 class Chunk {
  public:
   Chunk(const Problem& c, const Layout& w, Arena& arena)
-      : m(arena.Take(ChunkMemory::Floats(w.chunk, c.D, c.Dv)), w.chunk, c.D, c.Dv), c_(c), w_(w) {
-    if (c.Dv > c.D) m.panel = arena.Take(32 * c.Dv);  // gradients transpose rows of either length
+      : m(arena.Take(ChunkMemory::Floats(w.chunk, c.D, c.Dv, w.long_row)), w.chunk, c.D, c.Dv, w.long_row),
+        c_(c), w_(w) {
     a = c.sin ? arena.Take(w.chunk * w.ld_d) : m.q, b = c.sin ? arena.Take(w.chunk * w.ld_d) : m.k;
     m.ahead = &ahead_;
+    values_ = m.v, outputs_ = m.o;
     sin_ = arena.Take(w.ld_d), cos_ = arena.Take(w.ld_d);
   }
 
@@ -59,6 +60,25 @@ class Chunk {
   void LoadKeys(int64_t batch, int64_t head, const Tokens& t) {
     LoadMapped(c_.k, batch, head, t.at, t.n, b, m.k);
     LoadPlain(c_.v, batch, head, t, m.v);
+  }
+  // The same for Absorb and Outputs alone, which take values where they are if they can.
+  void LoadKeysOnce(int64_t batch, int64_t head, const Tokens& t) {
+    LoadMapped(c_.k, batch, head, t.at, t.n, b, m.k);
+    m.v = InPlace(c_.v, batch, head, t), m.ld_v = c_.Dv;
+    if (m.v) return;
+    m.v = values_, m.ld_v = w_.ld_v;
+    LoadPlain(c_.v, batch, head, t, m.v);
+  }
+  // Writes the outputs of the chunk's queries.
+  template <kit::Parts kParts>
+  void WriteOutputs(int64_t batch, int64_t head, const Tokens& t, const float* state, const kit::Combination& end) {
+    float* direct = InPlace(c_.o, batch, head, t);
+    m.o = direct ? direct : outputs_, m.ld_o = direct ? size_t(c_.Dv) : w_.ld_v;
+    kit::Outputs<Start::kZero, kParts>(m, t.n, state, nullptr, &end);
+    if (direct) return;
+    WithRow(c_.o, batch, head, 0, [&](auto* p) HWY_ATTR {
+      for (size_t r = 0; r < t.n; r++) kit::Narrow(m.o + r * m.ld_o, c_.Dv, 1.0f, p + t.at[r] * c_.o.row);
+    });
   }
   void LoadQueries(int64_t batch, int64_t head, const Tokens& t) {
     LoadMapped(c_.q, batch, head, t.at, t.n, a, m.q);
@@ -98,10 +118,17 @@ class Chunk {
   void Absorb(const Tokens& t, const Slot& sums) const {
     kit::UpdateState(m, t.n, 1.0f, sums.p);
     AddColumns(b, w_.ld_d, t.n, nullptr, c_.D, sums.z);
-    AddColumns(m.v, w_.ld_v, t.n, nullptr, c_.Dv, sums.v);
+    AddColumns(m.v, m.ld_v, t.n, nullptr, c_.Dv, sums.v);
   }
 
  private:
+  // Rows of Dv elements where they are, if products can use them so: f32 in whole vectors, one behind the other (rows
+  // further apart may share few sets of a cache).
+  float* InPlace(const Rows& rows, int64_t batch, int64_t head, const Tokens& t) const {
+    const bool fits = rows.view.DType() == ATTUNE_F32 && rows.row == c_.Dv && c_.Dv % kLanes == 0 && t.n > 0 &&
+                      t.at[t.n - 1] - t.at[0] == int64_t(t.n) - 1;
+    return fits ? static_cast<float*>(rows.view.Data()) + rows.At(batch, head, t.at[0]) : nullptr;
+  }
   // The rows `at`, mapped, and rotated as well where there are tables.
   void LoadMapped(const Rows& rows, int64_t batch, int64_t head, const int64_t* at, size_t n, float* mapped,
                   float* rotated) {
@@ -125,6 +152,7 @@ class Chunk {
   const Problem& c_;
   const Layout& w_;
   float *sin_, *cos_;
+  float *values_, *outputs_;  // memory for rows that are not used in place
   attune_kit::Ahead ahead_;
 };
 

@@ -31,32 +31,22 @@ struct Factors {
   }
 };
 
-// Writes f_r o_r + g_r v for the rows of a chunk.
-void StoreRows(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
-               const Factors& by, const float* v) {
-  WithRow(c.o, batch, head, 0, [&](auto* p) HWY_ATTR {
-    for (size_t r = 0; r < t.n; r++) {
-      StoreCombined(by.f[r], k.m.o + r * w.ld_v, by.g[r], v, c.Dv, p + t.at[r] * c.o.row);
-    }
-  });
-}
-
 // Outputs of the queries of a chunk, all of which see the same keys.
-void WriteBidirectional(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
+void WriteBidirectional(const Problem& c, const Layout& w, Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                         const Slot& sums) {
   float z[kMaxChunk];
-  kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(t.n, c.Dv, c.D, k.m.q, w.ld_d, sums.p, w.ld_v, 0, k.m.o,
-                                                             w.ld_v, k.m.ahead);
+  kit::TransposeQueries(k.m, t.n);
   kit::Dots(1, t.n, c.D, sums.z, 0, k.a, w.ld_d, z, 0);
   const Factors by(c, z, t.n, *sums.n, 0);
-  StoreRows(c, w, k, batch, head, t, by, sums.v);
+  k.WriteOutputs<kit::Parts::kState>(batch, head, t, sums.p, {by.f, by.g, sums.v});
 }
 
 // Outputs of the queries of a chunk whose keys are loaded. before: the sums over the n tokens before the chunk; prefix:
 // memory. The two sums over the tokens of the chunk become one, of <A_r, B_j> + h_r times v_j.
-void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batch, int64_t head, const Tokens& t,
+void WriteCausal(const Problem& c, const Layout& w, Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                  const Slot& before, int64_t n, const Prefix& prefix) {
   float z[kMaxChunk];
+  kit::TransposeQueries(k.m, t.n);
   kit::Scores(k.m, t.n);
   if (c.sin) {  // scores are of rotated rows, z is not
     PrefixRows(before.z, k.b, w.ld_d, t.n, c.D, prefix.z);
@@ -66,9 +56,8 @@ void WriteCausal(const Problem& c, const Layout& w, const Chunk& k, int64_t batc
     kit::AddScoreSums(k.m, t.n, z);
   }
   const Factors by(c, z, t.n, n + 1, 1);
-  for (size_t r = 0; r < t.n; r++) AddToRow(by.h[r], r + 1, k.m.a + r * k.m.ld_a);
-  kit::Outputs(k.m, t.n, before.p);
-  StoreRows(c, w, k, batch, head, t, by, before.v);
+  kit::AddToScores(k.m, t.n, by.h);
+  k.WriteOutputs<kit::Parts::kAll>(batch, head, t, before.p, {by.f, by.g, before.v});
 }
 
 // Task = a few chunks of queries of one head.
@@ -101,7 +90,7 @@ attune_status Causal(const attune_exec& x, const Problem& c, const Layout& w) {
     for (Range left = Range::Piece(i, w.key_segment, c.Nk); left.begin < left.end && !Cancelled(x);) {
       const int64_t n = c.in.Count(batch) + left.begin;
       t.Take(w.chunk, &left);
-      chunk.LoadKeys(batch, shared, t);
+      chunk.LoadKeysOnce(batch, shared, t);
       const int64_t first = shared * c.Group();
       chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}, {c.q, batch, first, c.D},
                         {c.o, batch, first, c.Dv}}, left);

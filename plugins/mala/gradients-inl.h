@@ -31,8 +31,9 @@ inline void AddWithin(const ChunkMemory& m, size_t n, float* a, float* x, size_t
                       size_t width, size_t ld_y, float* c) {
   ChunkMemory pair = m;
   pair.q = a, pair.k = x, pair.features = length, pair.ld_features = ld;
+  kit::TransposeQueries(pair, n);
   kit::Scores(pair, n);
-  kit::ChunkProduct<Start::kKeep, Terms::kLower, Order::kRows>(n, width, 0, m.a, m.ld_a, y, ld_y, 0, c, ld_y);
+  kit::ChunkProduct<Start::kKeep, Terms::kLower, Order::kColumns>(n, width, 0, m.at, m.ld_a, y, ld_y, 0, c, ld_y);
 }
 
 class HeadGradients {
@@ -154,7 +155,7 @@ class HeadGradients {
   }
   void StoreQueries(int64_t g, const Seen& seen) {
     const ChunkMemory& m = k_.m;
-    TimesTransposed(t_.n, c_.D, c_.Dv, m.o, w_.ld_v, seen.before.p, w_.ld_v, m.panel, d_rows_, w_.ld_d);
+    TimesTransposed(t_.n, c_.D, c_.Dv, m.o, w_.ld_v, seen.before.p, w_.ld_v, m.kt, d_rows_, w_.ld_d);
     if (c_.causal) AddWithin(m, t_.n, m.o, m.v, c_.Dv, w_.ld_v, m.k, c_.D, w_.ld_d, d_rows_);
     for (size_t r = 0; r < t_.n; r++) {
       const float* z = seen.z + int64_t(r) * seen.step * w_.ld_d;
@@ -189,7 +190,7 @@ class HeadGradients {
   // d_rows_ = gradients of the chunk's rotated keys, d_values_ = of its values, as far as the slot tells.
   void KeyProducts(const Slot& from) {
     const ChunkMemory& m = k_.m;
-    if (c_.dk) TimesTransposed(t_.n, c_.D, c_.Dv, m.v, w_.ld_v, from.p, w_.ld_v, m.panel, d_rows_, w_.ld_d);
+    if (c_.dk) TimesTransposed(t_.n, c_.D, c_.Dv, m.v, w_.ld_v, from.p, w_.ld_v, m.kt, d_rows_, w_.ld_d);
     if (!c_.dv) return;
     kit::ChunkProduct<Start::kZero, Terms::kAll, Order::kRows>(t_.n, c_.Dv, c_.D, m.k, w_.ld_d, from.p, w_.ld_v, 0,
                                                                d_values_, w_.ld_v);

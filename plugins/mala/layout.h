@@ -17,7 +17,7 @@ constexpr int64_t kFewTokens = 2;   // the chunk of the kernel for few tokens: r
 #define ATTUNE_MALA_SLOT "((D+1)*(Dv+48)+D+64)"
 #define ATTUNE_MALA_SLOTS "B*Hkv*max(1,min(cdiv(max(Nq,Nk),512),cdiv(k.split,max(1,B*Hkv))))*" ATTUNE_MALA_SLOT
 #define ATTUNE_MALA_ROWS(chunk, d, v) \
-  "$workers*(" chunk "*(" d "*(D+48)+" v "*(Dv+48)+" chunk "+64)+34*(D+Dv+48))"
+  "$workers*(" chunk "*(" d "*(D+48)+" v "*(Dv+48)+" chunk "+64)+2*max(D,Dv)*(" chunk "+46)+4*(D+Dv+48))"
 constexpr char kForwardWorkspace[] = "4*(" ATTUNE_MALA_SLOTS "+" ATTUNE_MALA_ROWS("k.chunk", "5", "3") ")";
 constexpr char kTokensWorkspace[] = "4*(B*Hkv*" ATTUNE_MALA_SLOT "+" ATTUNE_MALA_ROWS("2", "5", "3") ")";
 constexpr char kBackwardWorkspace[] =
@@ -37,6 +37,7 @@ struct Layout {
   int64_t heads;                                        // kv heads of the whole batch
   int64_t chunk, segments, key_segment, query_segment;  // tokens of a chunk, number of segments, tokens of each
   int64_t ld_d, ld_v;                                   // distance of rows, in floats
+  int64_t long_row;                                     // row of either kind, in floats: gradients transpose both
   int64_t p_floats, slot_floats, worker_floats;
   float *slots, *workers;
   float *z, *dz;  // backward: of query i of head h of the batch at h * Nq + i
@@ -51,10 +52,11 @@ struct Layout {
     if (segments < 1) segments = 1;
     key_segment = CutEvenly(c.Nk), query_segment = CutEvenly(c.Nq);
     ld_d = int64_t(attune_kit::ChunkStride(c.D)), ld_v = int64_t(attune_kit::ChunkStride(c.Dv));
+    long_row = c.D > c.Dv ? c.D : c.Dv;
     p_floats = c.D * ld_v;
     slot_floats = p_floats + ld_v + ld_d + 16;
     worker_floats = chunk * ((backward ? 6 : 5) * (c.D + 48) + (backward ? 5 : 3) * (c.Dv + 48) + chunk + 64) +
-                    34 * (c.D + c.Dv + 48);
+                    2 * long_row * (chunk + 46) + 4 * (c.D + c.Dv + 48);
     worker_floats = worker_floats / 16 * 16;
     slots = static_cast<float*>(x.workspace);
     workers = slots + (backward ? 2 : 1) * heads * segments * slot_floats;

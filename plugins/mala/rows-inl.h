@@ -91,33 +91,11 @@ HWY_INLINE void DotPairs(const float* a, const float* b, size_t ld, size_t rows,
   for (; r < rows; r++, a += ld, b += ld) dots[r] = DotRow(a, b, n);
 }
 
-// dst[0, n) = f x + g y with one rounding; nothing is written beyond.
-template <class T>
-HWY_INLINE void StoreCombined(float f, const float* x, float g, const float* y, size_t n, T* dst) {
-  const hn::ScalableTag<float> d;
-  const auto vf = hn::Set(d, f), vg = hn::Set(d, g);
-  const auto at = [&](size_t i) HWY_ATTR {
-    return hn::MulAdd(vf, hn::LoadU(d, x + i), hn::Mul(vg, hn::LoadU(d, y + i)));
-  };
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) kit::StoreFromFloat(d, at(i), dst + i);
-  if (i == n) return;
-  HWY_ALIGN T tail[kLanes];
-  kit::StoreFromFloat(d, at(i), tail);
-  memcpy(static_cast<void*>(dst + i), tail, (n - i) * sizeof(T));
-}
-
 // dst = f x, whole vectors. dst may be x.
 HWY_INLINE void ScaleRow(float f, const float* x, size_t n, float* dst) {
   const hn::ScalableTag<float> d;
   const auto vf = hn::Set(d, f);
   for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Mul(vf, hn::LoadU(d, x + i)), d, dst + i);
-}
-// row += x, whole vectors.
-HWY_INLINE void AddToRow(float x, size_t n, float* row) {
-  const hn::ScalableTag<float> d;
-  const auto vx = hn::Set(d, x);
-  for (size_t i = 0; i < n; i += kLanes) hn::StoreU(hn::Add(hn::LoadU(d, row + i), vx), d, row + i);
 }
 // row *= phi'(x), where mapped = phi(x): 1 above 0, else exp(x). Whole vectors.
 HWY_INLINE void TimesSlope(const float* mapped, size_t n, float* row) {

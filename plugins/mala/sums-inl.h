@@ -92,7 +92,7 @@ inline attune_status SumKeys(const attune_exec& x, const Problem& c, const Layou
     ClearSlot(w, sums);
     for (Range left = Range::Piece(i, w.key_segment, c.Nk); left.begin < left.end && !Cancelled(x);) {
       t.TakeKeys(c, batch, w.chunk, &left);
-      chunk.LoadKeys(batch, head % c.Hkv, t);
+      chunk.LoadKeysOnce(batch, head % c.Hkv, t);
       chunk.FetchLater({{c.k, batch, head % c.Hkv, c.D}, {c.v, batch, head % c.Hkv, c.Dv}}, left);
       chunk.Absorb(t, sums);
     }

@@ -45,15 +45,13 @@ inline void TestChunks(size_t rows, size_t n, size_t features, size_t columns, d
       for (size_t f = 0; f < features; f++) m.k[i * m.ld_features + f] = k[(begin + i) * features + f];
       for (size_t e = 0; e < columns; e++) m.v[i * m.ld_columns + e] = v[(begin + i) * columns + e];
     }
+    kit::TransposeQueries(m, length);
     kit::Scores(m, length);
-    if (decay.any) kit::DecayScores(m, length, decay.backward);
+    if (decay.any) kit::DecayScores(m, length, decay.forward);
     sums.assign(rows, 0.0f);
     kit::AddScoreSums(m, length, sums.data());
-    if (decay.any) {
-      kit::DecayRows(m.q, m.ld_features, length, features, decay.forward + late, 1);
-      kit::DecayRows(m.k, m.ld_features, length, features, decay.forward + length - late, -1);
-    }
-    kit::Outputs(m, length, state.data());
+    kit::Outputs(m, length, state.data(), decay.any ? decay.forward + late : nullptr);
+    if (decay.any) kit::DecayRows(m.k, m.ld_features, length, features, decay.forward + length - late, -1);
     kit::UpdateState(m, length, decay.forward[length], state.data());
 
     for (size_t i = 0; i < length; i++) {

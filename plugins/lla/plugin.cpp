@@ -11,7 +11,7 @@ using namespace tables;
 
 constexpr int64_t kPackedRowValues[] = {16, 32, 64, kMostRows}, kFewRowValues[] = {16};
 constexpr attune_knob kPackedKnobs[] = {
-    Knob("rows", kPackedRowValues, 2, "query rows (queries times heads of a group) per tile; their weights are kept"),
+    Knob("rows", kPackedRowValues, 1, "query rows (queries times heads of a group) per tile; their weights are kept"),
 };
 constexpr attune_knob kRowsKnobs[] = {
     Knob("rows", kFewRowValues, 0, "query rows (queries times heads of a group) per tile"),

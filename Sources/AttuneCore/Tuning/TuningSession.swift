@@ -109,9 +109,13 @@ struct TuningSession {
 
   /// Winner and all trials; nil when nothing could be measured in time.
   mutating func run(defaultCandidate: Candidate, incumbent: Candidate?, fresh: [Candidate]?) -> Finding? {
-    // The yardstick must be right before anything is compared with it.
+    // The yardstick must be right before anything is compared with it. One that does not take the small problem can only
+    // be compared with another that is right, so the first of those has to be known before.
     let defaults = space.defaults.sorted { $0.estimate < $1.estimate }
-    guard let sentinel = ([defaultCandidate] + defaults).first(where: { isRight($0) }) else { return nil }
+    let yardsticks = [defaultCandidate] + defaults
+    guard yardsticks.contains(where: { isRight($0) }), let sentinel = yardsticks.first(where: { isRight($0) }) else {
+      return nil
+    }
     guard case .took(let first) = runner.time(sentinel, longest: 0) else {
       obstacle = "\(name(sentinel).kernel) failed"
       return nil

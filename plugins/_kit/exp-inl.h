@@ -25,29 +25,25 @@ HWY_INLINE V ScaleByPowerOf2(D d, V p, V n) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Exp2(D d, V x) {
 #if HWY_TARGET == HWY_AVX3
-  // One instruction for what x is above the integer below; scalef multiplies with 2 to the power of that integer, and
-  // handles every exponent: 2^-inf is 0. The polynomial is exactly 2 at 1, which is what becomes of x just below an
-  // integer: a difference lost in rounding must not tell equal scores apart.
-  const V r = V{_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
-  V p = hn::Set(d, 0x1.eb646cp-10f);
-  p = hn::MulAdd(p, r, hn::Set(d, 0x1.26f02cp-7f));
-  p = hn::MulAdd(p, r, hn::Set(d, 0x1.c93584p-5f));
-  p = hn::MulAdd(p, r, hn::Set(d, 0x1.ebda16p-3f));
-  p = hn::MulAdd(p, r, hn::Set(d, 0x1.62e4aep-1f));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-  return V{_mm512_scalef_ps(p.raw, x.raw)};
+  // One instruction for what is left of x after rounding; scalef handles every exponent: 2^-inf is 0.
+  const V r = V{_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  const V n = hn::Sub(x, r);
 #else
   const V least = hn::Set(d, -126.0f);
   const auto normal = hn::Ge(x, least);
   const V clamped = hn::Min(hn::Max(x, least), hn::Set(d, 127.99999f));
   const V n = hn::Round(clamped);
   const V r = hn::Sub(clamped, n);
+#endif
   V p = hn::Set(d, 0x1.5bba14p-10f);
   p = hn::MulAdd(p, r, hn::Set(d, 0x1.3cea88p-7f));
   p = hn::MulAdd(p, r, hn::Set(d, 0x1.c6b752p-5f));
   p = hn::MulAdd(p, r, hn::Set(d, 0x1.ebf9bcp-3f));
   p = hn::MulAdd(p, r, hn::Set(d, 0x1.62e42ap-1f));
   p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+#if HWY_TARGET == HWY_AVX3
+  return V{_mm512_scalef_ps(p.raw, n.raw)};
+#else
   const V y = hn::IfThenElseZero(normal, ScaleByPowerOf2(d, p, n));
   return hn::IfThenElse(hn::Lt(x, hn::Set(d, 128.0f)), y, hn::Add(x, hn::Set(d, __builtin_inff())));  // inf or NaN
 #endif

@@ -102,6 +102,28 @@ TEST(nothing_leaks) {
   CHECK(heap_live() <= before, "%ld allocations became %ld", before, heap_live());
 }
 
+/* A known call is recognised by all of what it says: one that differs in a letter or a type is another. */
+TEST(a_call_unlike_the_one_before) {
+  attune_context *context = make_context();
+  call *c = make_call();
+  char op[256];
+  const char *good = c->problem.op;
+  snprintf(op, sizeof op, "%s", good);
+  op[strlen(op) - 1] ^= 1;
+  for (int i = 0; i < 3; i++) {
+    CHECK_INT(attune_run(context, &c->problem, NULL, &c->error), ATTUNE_OK);
+    c->problem.op = op;
+    CHECK(attune_run(context, &c->problem, NULL, &c->error) != ATTUNE_OK, "ran %s", op);
+    c->problem.op = good;
+    CHECK_INT(attune_run(context, &c->problem, NULL, &c->error), ATTUNE_OK);
+    c->tensor[V].dtype.bits = 64;
+    CHECK(attune_run(context, &c->problem, NULL, &c->error) != ATTUNE_OK, "ran with another type");
+    c->tensor[V].dtype.bits = 32;
+  }
+  attune_context_release(context);
+  free(c);
+}
+
 /* ---- sizes ---- */
 
 static void smaller(attune_plan *plan, call *c) {

@@ -15,7 +15,7 @@ import Testing
       withUnsafeBytes(of: &key) { bytes in
         if let base = bytes.baseAddress {
           #expect(table.find(base, 16) == nil)
-          table.insert(base, 16, UnsafeMutableRawPointer(values + i))
+          table.insert(table.keep(base, 16), 16, UnsafeMutableRawPointer(values + i))
         }
       }
     }

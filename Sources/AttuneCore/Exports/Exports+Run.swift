@@ -1,7 +1,7 @@
 import CAttune
 import CRuntime
 
-/// The arguments of attune_run, handed through the C function that provides the stack memory of its keys.
+/// The arguments of attune_run.
 private struct RunCall {
   var context: Unmanaged<Context>
   var problem: UnsafePointer<attune_problem>
@@ -25,50 +25,47 @@ public func attune_run(
   }
   var call = RunCall(
     context: UnsafePointer<ContextRecord>(context).pointee.owner, problem: problem, bindings: bindings, error: error)
+  let repeated = call.context._withUnsafeGuaranteedRef { context -> UnsafePointer<PlanRecord>? in
+    guard let known = context.cache.recent, known.pointee.isFor(problem) else { return nil }
+    return UnsafePointer(known.pointee.plan)
+  }
+  if let repeated { return execute(repeated, &call) }
   return withUnsafeMutablePointer(to: &call) { call in
     crt_with_frame(
       RunCache.firstKeyBytes + RunCache.secondKeyBytes,
       { context, memory in
         guard let context, let memory else { return attune_status(ATTUNE_E_INTERNAL) }
-        return run(context.assumingMemoryBound(to: RunCall.self), memory)
+        return lookUpAndRun(context.assumingMemoryBound(to: RunCall.self), memory)
       }, call)
   }
 }
 
-private func run(_ call: UnsafeMutablePointer<RunCall>, _ memory: UnsafeMutableRawPointer) -> attune_status {
+/// `memory`: room for both keys.
+private func lookUpAndRun(_ call: UnsafeMutablePointer<RunCall>, _ memory: UnsafeMutableRawPointer) -> attune_status {
   let problem = call.pointee.problem
-  let secondMemory = memory.advanced(by: RunCache.firstKeyBytes)
-  var second = RunKey<Writing>(secondMemory, RunCache.secondKeyBytes)
-  let repeated = call.pointee.context._withUnsafeGuaranteedRef { context -> UnsafeMutablePointer<PlanRecord>? in
-    guard let s = context.cache.recent else { return nil }
-    var known = RunKey<Comparing>(s.pointee.key, s.pointee.keyLength)
-    guard known.structure(of: problem), known.length == s.pointee.keyLength, second.sizes(of: problem, s) else {
-      return nil
-    }
-    return context.cache.plan(secondMemory, second.length)
-  }
-  if let repeated { return execute(UnsafePointer(repeated), call) }
   var first = RunKey<Writing>(memory, RunCache.firstKeyBytes)
   guard first.structure(of: problem) else { return runWithoutCache(call) }
   let length = first.length
+  let secondMemory = memory.advanced(by: RunCache.firstKeyBytes)
   let known = call.pointee.context._withUnsafeGuaranteedRef { context -> UnsafeMutablePointer<PlanRecord>? in
+    var second = RunKey<Writing>(secondMemory, RunCache.secondKeyBytes)
     guard let s = context.cache.structure(memory, length), second.sizes(of: problem, s) else { return nil }
     return context.cache.plan(secondMemory, second.length)
   }
-  if let known { return execute(UnsafePointer(known), call) }
+  if let known { return execute(UnsafePointer(known), &call.pointee) }
   return makeAndRun(call, memory, length, secondMemory)
 }
 
-private func execute(_ plan: UnsafePointer<PlanRecord>, _ run: UnsafeMutablePointer<RunCall>) -> attune_status {
-  let p = run.pointee.problem.pointee
+private func execute(_ plan: UnsafePointer<PlanRecord>, _ run: inout RunCall) -> attune_status {
+  let problem = run.problem
   var call = Call(
-    plan: plan, tensors: nil, references: p.tensors.data, referenceStride: Int(p.tensors.stride),
-    problemParams: p.params, params: attune_span(),
-    workspace: nil, workspaceBytes: 0, cancel: nil, stream: nil, error: run.pointee.error)
-  if let b = run.pointee.bindings {
+    plan: plan, tensors: nil, references: problem.pointee.tensors.data,
+    referenceStride: Int(problem.pointee.tensors.stride), problemParams: problem.pointee.params, params: attune_span(),
+    workspace: nil, workspaceBytes: 0, cancel: nil, stream: nil, error: run.error)
+  if let b = run.bindings {
     guard CallerMemory.verdict(b) == .good,
       b.pointee.tensors == nil || b.pointee.n_tensors == UInt32(plan.pointee.bindingCount)
-    else { return bindingsRefusal(b, plan, run.pointee.error) }
+    else { return bindingsRefusal(b, plan, run.error) }
     if let t = b.pointee.tensors { call.tensors = UnsafePointer(t) }
     call.params = b.pointee.params
     (call.workspace, call.workspaceBytes) = (b.pointee.workspace, b.pointee.workspace_bytes)
@@ -115,14 +112,14 @@ private func makeAndRun(
     let fits = second.sizes(of: call.pointee.problem, structure)
     let plan = try context.makePlan(request, registration, largest ?? exact, held: false)
     if fits, !context.cache.isFull {
-      record = context.cache.add(secondKey, second.length, plan)
+      record = context.cache.add(secondKey, second.length, structure, plan)
     } else {
       dropped = plan
       record = plan.record
     }
   }
   guard status == 0, let record else { return status }
-  return withExtendedLifetime(dropped) { execute(UnsafePointer(record), call) }
+  return withExtendedLifetime(dropped) { execute(UnsafePointer(record), &call.pointee) }
 }
 
 /// A problem that does not fit a key or cannot be read: planned from scratch, which also finds the words for what is wrong.
@@ -134,5 +131,5 @@ private func runWithoutCache(_ call: UnsafeMutablePointer<RunCall>) -> attune_st
     plan = try context.makePlan(request, held: false)
   }
   guard status == 0, let plan else { return status }
-  return withExtendedLifetime(plan) { execute(UnsafePointer(plan.record), call) }
+  return withExtendedLifetime(plan) { execute(UnsafePointer(plan.record), &call.pointee) }
 }

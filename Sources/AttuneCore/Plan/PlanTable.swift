@@ -78,11 +78,16 @@ final class PlanTable {
     }
   }
 
-  /// Serialised by the caller; the key must be new.
-  func insert(_ key: UnsafeRawPointer, _ length: Int, _ value: UnsafeMutableRawPointer) {
+  /// A copy that lives as long as the table. Serialised by the caller.
+  func keep(_ key: UnsafeRawPointer, _ length: Int) -> UnsafeMutableRawPointer {
     let copy = UnsafeMutableRawPointer.allocate(byteCount: max(length, 8), alignment: 8)
     copy.copyMemory(from: key, byteCount: length)
     keys.append(copy)
+    return copy
+  }
+
+  /// Serialised by the caller; the key must be new and has been kept.
+  func insert(_ copy: UnsafeMutableRawPointer, _ length: Int, _ value: UnsafeMutableRawPointer) {
     count += 1
     if let t = tables.last, count * 2 > t.pointee.mask + 1 { grow(to: (t.pointee.mask + 1) * 2) }
     if let t = tables.last { PlanTable.put(t, copy, length, PlanTable.hash(copy, length), value) }

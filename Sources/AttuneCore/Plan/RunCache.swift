@@ -10,7 +10,7 @@ final class RunCache: @unchecked Sendable {
   /// What a kind of problem adds to the second key.
   struct Structure {
     var id: Int64
-    var key: UnsafeMutableRawPointer, keyLength: Int  // the first one
+    var key: UnsafeMutableRawPointer, keyLength: Int  // the first one; the table's
     var sizes: UnsafeMutablePointer<Size>, sizeCount: Int
     var params: UnsafeMutablePointer<Int32>, paramCount: Int  // positions of structural i64 and f64 parameters
   }
@@ -21,6 +21,22 @@ final class RunCache: @unchecked Sendable {
     var isChoice: Bool  // a dim of several forms (`1|Nk`): only whether it is 1 matters
   }
 
+  /// A plan that is known, and by what.
+  struct Known {
+    var structure: UnsafeMutablePointer<Structure>
+    var key: UnsafeMutableRawPointer, keyLength: Int  // the second one; the table's
+    var plan: UnsafeMutablePointer<PlanRecord>
+
+    /// Would these problems have the same keys? Looked at without writing them.
+    @inline(__always)
+    func isFor(_ problem: UnsafePointer<attune_problem>) -> Bool {
+      var first = RunKey<Comparing>(structure.pointee.key, structure.pointee.keyLength)
+      var second = RunKey<Comparing>(key, keyLength)
+      return first.structure(of: problem) && first.length == structure.pointee.keyLength
+        && second.sizes(of: problem, structure) && second.length == keyLength
+    }
+  }
+
   static let firstKeyBytes = 4096, secondKeyBytes = 2048
   /// Bounds the memory of a caller whose sizes never repeat; beyond it plans are made, used and dropped.
   private static let limit = 4096
@@ -29,35 +45,36 @@ final class RunCache: @unchecked Sendable {
   private let writer = RecursiveLock()
   private var kept: [Plan] = []
   private var records: [UnsafeMutablePointer<Structure>] = []
-  private let last = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(capacity: 1)  // Structure
+  private var knowns: [UnsafeMutablePointer<Known>] = []
+  private let last = UnsafeMutablePointer<UnsafeMutableRawPointer?>.allocate(capacity: 1)  // Known
 
   init() { last.initialize(to: nil) }
 
   deinit {
     last.deallocate()
+    for k in knowns { k.deallocate() }
     for r in records {
-      r.pointee.key.deallocate()
       r.pointee.sizes.deallocate()
       r.pointee.params.deallocate()
       r.deallocate()
     }
   }
 
-  /// The structure that was found last, by any thread: most callers repeat themselves, and comparing a problem with it is
-  /// cheaper than a key and its hash.
+  /// What was found last, by any thread: most callers repeat themselves, and comparing a problem with it is cheaper than
+  /// two keys and their hashes.
   @inline(__always)
-  var recent: UnsafeMutablePointer<Structure>? {
-    crt_load_acquire(last)?.assumingMemoryBound(to: Structure.self)
+  var recent: UnsafePointer<Known>? {
+    UnsafePointer(crt_load_acquire(last)?.assumingMemoryBound(to: Known.self))
   }
   @inline(__always)
   func structure(_ key: UnsafeRawPointer, _ length: Int) -> UnsafeMutablePointer<Structure>? {
-    guard let found = structures.find(key, length) else { return nil }
-    crt_store_release(last, found)
-    return found.assumingMemoryBound(to: Structure.self)
+    structures.find(key, length)?.assumingMemoryBound(to: Structure.self)
   }
   @inline(__always)
   func plan(_ key: UnsafeRawPointer, _ length: Int) -> UnsafeMutablePointer<PlanRecord>? {
-    plans.find(key, length)?.assumingMemoryBound(to: PlanRecord.self)
+    guard let found = plans.find(key, length) else { return nil }
+    crt_store_release(last, found)
+    return found.assumingMemoryBound(to: Known.self).pointee.plan
   }
 
   var isFull: Bool { writer.withLock { kept.count >= RunCache.limit } }
@@ -93,24 +110,29 @@ final class RunCache: @unchecked Sendable {
       let p = UnsafeMutablePointer<Int32>.allocate(capacity: max(structural.count, 1))
       for (i, x) in sizes.enumerated() { (s + i).initialize(to: x) }
       for (i, x) in structural.enumerated() { (p + i).initialize(to: x) }
-      let copy = UnsafeMutableRawPointer.allocate(byteCount: max(length, 8), alignment: 8)
-      copy.copyMemory(from: key, byteCount: length)
+      let copy = structures.keep(key, length)
       r.initialize(
         to: Structure(
           id: Int64(records.count), key: copy, keyLength: length, sizes: s, sizeCount: sizes.count, params: p,
           paramCount: structural.count))
       records.append(r)
-      structures.insert(key, length, UnsafeMutableRawPointer(r))
+      structures.insert(copy, length, UnsafeMutableRawPointer(r))
       return r
     }
   }
 
   /// Keeps a plan; if another thread was first, its plan.
-  func add(_ key: UnsafeRawPointer, _ length: Int, _ plan: Plan) -> UnsafeMutablePointer<PlanRecord> {
+  func add(
+    _ key: UnsafeRawPointer, _ length: Int, _ structure: UnsafeMutablePointer<Structure>, _ plan: Plan
+  ) -> UnsafeMutablePointer<PlanRecord> {
     writer.withLock {
       if let known = self.plan(key, length) { return known }
+      let copy = plans.keep(key, length)
+      let k = UnsafeMutablePointer<Known>.allocate(capacity: 1)
+      k.initialize(to: Known(structure: structure, key: copy, keyLength: length, plan: plan.record))
       kept.append(plan)
-      plans.insert(key, length, UnsafeMutableRawPointer(plan.record))
+      knowns.append(k)
+      plans.insert(copy, length, UnsafeMutableRawPointer(k))
       return plan.record
     }
   }

@@ -2,10 +2,14 @@ import CAttune
 
 /// What becomes of the parts of a key, one after the other. `false`: stop.
 protocol KeySink {
+  /// Is the key there already? Then no part needs room: as long as all parts before were equal, the next one is there, too,
+  /// because each says by itself where it ends.
+  static var isKnown: Bool { get }
   static func take<T: Equatable & BitwiseCopyable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool
 }
 
 enum Writing: KeySink {
+  static var isKnown: Bool { false }
   @inline(__always)
   static func take<T: Equatable & BitwiseCopyable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool {
     place.storeBytes(of: part, as: T.self)
@@ -15,6 +19,7 @@ enum Writing: KeySink {
 
 /// Compares with a key that was written before.
 enum Comparing: KeySink {
+  static var isKnown: Bool { true }
   @inline(__always)
   static func take<T: Equatable & BitwiseCopyable>(_ part: T, at place: UnsafeMutableRawPointer) -> Bool {
     place.loadUnaligned(as: T.self) == part
@@ -31,53 +36,49 @@ struct RunKey<Sink: KeySink> {
   init(_ base: UnsafeMutableRawPointer, _ capacity: Int) { (self.base, self.capacity) = (base, capacity) }
 
   @inline(__always)
+  private func hasRoom(_ bytes: Int) -> Bool { Sink.isKnown || length &+ bytes <= capacity }
+
+  @inline(__always)
   private mutating func text(_ s: UnsafePointer<CChar>) -> Bool {
     var i = 0
-    while length < capacity {
-      guard Sink.take(s[i], at: base + length) else { return false }
-      length &+= 1
-      if s[i] == 0 { return true }
+    while hasRoom(i &+ 1), Sink.isKnown || i < 256 {
+      guard Sink.take(s[i], at: base + (length &+ i)) else { return false }
       i &+= 1
-      if i > 255 { return false }
+      if s[i &- 1] == 0 {
+        length &+= i
+        return true
+      }
     }
     return false
   }
   @inline(__always)
-  private mutating func number(_ v: UInt32) -> Bool {
-    guard length &+ 4 <= capacity else { return false }
-    defer { length &+= 4 }
-    return Sink.take(v, at: base + length)
+  private mutating func part<T: Equatable & BitwiseCopyable>(_ value: T) -> Bool {
+    guard hasRoom(MemoryLayout<T>.size), Sink.take(value, at: base + length) else { return false }
+    length &+= MemoryLayout<T>.size
+    return true
   }
-  /// Two at once: half as many checks.
+  /// Two at once: half as many steps.
   @inline(__always)
-  private mutating func numbers(_ low: UInt32, _ high: UInt32) -> Bool {
-    guard length &+ 8 <= capacity else { return false }
-    defer { length &+= 8 }
-    return Sink.take(UInt64(high) << 32 | UInt64(low), at: base + length)
-  }
+  private mutating func parts(_ low: UInt32, _ high: UInt32) -> Bool { part(UInt64(high) << 32 | UInt64(low)) }
   /// Zero bytes up to a multiple of 8.
   @inline(__always)
   private mutating func close() -> Bool {
-    guard (length &+ 7) & ~7 <= capacity else { return false }
-    while length & 7 != 0 {
-      guard Sink.take(UInt8(0), at: base + length) else { return false }
-      length &+= 1
-    }
+    while length & 7 != 0 { guard part(UInt8(0)) else { return false } }
     return true
   }
 
   mutating func structure(of p: UnsafePointer<attune_problem>) -> Bool {
     let c = p.pointee
-    guard let op = c.op, text(op), numbers(c.flags, UInt32(bitPattern: c.workers)),
-      numbers(
+    guard let op = c.op, text(op), parts(c.flags, UInt32(bitPattern: c.workers)),
+      parts(
         UInt32(bitPattern: c.tune_mode), UInt32(bitPattern: c.device_type) | UInt32(bitPattern: c.device_id) << 16)
     else { return false }
-    if let e = c.entry { guard text(e) else { return false } } else { guard number(0) else { return false } }
-    if let k = c.kernel { guard text(k) else { return false } } else { guard number(0) else { return false } }
+    if let e = c.entry { guard text(e) else { return false } } else { guard part(UInt32(0)) else { return false } }
+    if let k = c.kernel { guard text(k) else { return false } } else { guard part(UInt32(0)) else { return false } }
     guard c.tensors.count <= 64, c.params.count <= 64 else { return false }
     guard c.tensors.count == 0 || (c.tensors.stride >= 24 && c.tensors.stride & 7 == 0 && c.tensors.stride <= 4096),
       c.params.count == 0 || (c.params.stride >= 40 && c.params.stride & 7 == 0 && c.params.stride <= 4096),
-      numbers(c.tensors.count, c.params.count)
+      parts(c.tensors.count, c.params.count)
     else { return false }
     for i in 0..<Int(c.tensors.count) {
       guard let raw = c.tensors.data else { return false }
@@ -89,52 +90,43 @@ struct RunKey<Sink: KeySink> {
       else { return false }
       let d = t.pointee.dtype
       let type = UInt32(d.code) | UInt32(d.bits) << 8 | UInt32(d.lanes) << 16
-      guard numbers(type, UInt32(t.pointee.ndim)) else { return false }
+      guard parts(UInt32(t.pointee.ndim), type) else { return false }
     }
     for i in 0..<Int(c.params.count) {
       guard let raw = c.params.data else { return false }
       let x = raw.advanced(by: i &* Int(c.params.stride)).assumingMemoryBound(to: attune_param.self)
-      guard CallerMemory.verdict(x) == .good, let name = x.pointee.name, text(name), number(x.pointee.kind) else {
+      guard CallerMemory.verdict(x) == .good, let name = x.pointee.name, text(name), part(x.pointee.kind) else {
         return false
       }
       if x.pointee.kind == UInt32(ATTUNE_PARAM_ENUM) {
         guard let word = x.pointee.word, text(word) else { return false }
       } else if x.pointee.kind == UInt32(ATTUNE_PARAM_BOOL) {
-        guard x.pointee.value.i == 0 || x.pointee.value.i == 1, number(UInt32(x.pointee.value.i)) else { return false }
+        guard x.pointee.value.i == 0 || x.pointee.value.i == 1, part(UInt32(x.pointee.value.i)) else { return false }
       }
     }
     return close()
   }
 
   mutating func sizes(of p: UnsafePointer<attune_problem>, _ s: UnsafePointer<RunCache.Structure>) -> Bool {
-    guard 8 &* (1 &+ s.pointee.sizeCount &+ s.pointee.paramCount) <= capacity else { return false }
-    var word = base.assumingMemoryBound(to: Int64.self)
-    word.pointee = s.pointee.id
-    word += 1
-    let c = p.pointee
+    guard hasRoom(8 &* (1 &+ s.pointee.sizeCount &+ s.pointee.paramCount)), part(s.pointee.id) else { return false }
+    let (tensors, params) = (p.pointee.tensors, p.pointee.params)
     for i in 0..<s.pointee.sizeCount {
-      let size = s.pointee.sizes[i]
-      guard let raw = c.tensors.data else { return false }
-      let ref = raw.advanced(by: Int(size.tensor) &* Int(c.tensors.stride)).assumingMemoryBound(
+      let size = s.pointee.sizes + i
+      guard let raw = tensors.data else { return false }
+      let ref = raw.advanced(by: Int(size.pointee.tensor) &* Int(tensors.stride)).assumingMemoryBound(
         to: attune_tensor_ref.self)
-      guard let extent = ref.pointee.tensor?.pointee.shape?[Int(size.dim)] else { return false }
-      if size.isChoice {
-        word.pointee = extent == 1 ? 1 : 2
-      } else {
-        word.pointee = size.rule.round(extent &- size.offset)
-      }
-      word += 1
+      guard let extent = ref.pointee.tensor?.pointee.shape?[Int(size.pointee.dim)],
+        part(
+          size.pointee.isChoice ? extent == 1 ? 1 : 2 : size.pointee.rule.round(extent &- size.pointee.offset))
+      else { return false }
     }
     for i in 0..<s.pointee.paramCount {
-      guard let raw = c.params.data else { return false }
-      let x = raw.advanced(by: Int(s.pointee.params[i]) &* Int(c.params.stride)).assumingMemoryBound(
+      guard let raw = params.data else { return false }
+      let x = raw.advanced(by: Int(s.pointee.params[i]) &* Int(params.stride)).assumingMemoryBound(
         to: attune_param.self)
-      word.pointee =
-        x.pointee.kind == UInt32(ATTUNE_PARAM_F64)
-        ? Int64(bitPattern: x.pointee.value.f.bitPattern) : x.pointee.value.i
-      word += 1
+      let isReal = x.pointee.kind == UInt32(ATTUNE_PARAM_F64)
+      guard part(isReal ? Int64(bitPattern: x.pointee.value.f.bitPattern) : x.pointee.value.i) else { return false }
     }
-    length = 8 &* (1 &+ s.pointee.sizeCount &+ s.pointee.paramCount)
     return true
   }
 }

@@ -2,11 +2,20 @@ extension BucketRule {
   /// The class of a size: the next value of the rule that is not smaller. Sizes beyond the last power of two that
   /// fits are their own class; so are 0 and 1.
   package func round(_ size: Int64) -> Int64 {
-    guard self != .exact, size > 1, size <= 1 << 62 else { return size }
-    let power = Int64(1) << Int64(Int64.bitWidth - (size - 1).leadingZeroBitCount)
-    // half2 also has the values half way between two powers: 3, 6, 12, ...
-    let middle = power / 4 * 3
-    return self == .half2 && power >= 4 && size <= middle ? middle : power
+    // A switch: comparing rules would compare their names.
+    switch self {
+    case .exact: return size
+    case .pow2: return BucketRule.power(size)
+    case .half2:  // also the values half way between two powers: 3, 6, 12, ...
+      let power = BucketRule.power(size)
+      let middle = power / 4 * 3
+      return power >= 4 && size <= middle ? middle : power
+    }
+  }
+
+  @inline(__always)
+  private static func power(_ size: Int64) -> Int64 {
+    size > 1 && size <= 1 << 62 ? 1 << Int64(Int64.bitWidth - (size - 1).leadingZeroBitCount) : size
   }
 }
 

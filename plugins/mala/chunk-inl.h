@@ -83,6 +83,25 @@ class Chunk {
   void LoadQueries(int64_t batch, int64_t head, const Tokens& t) {
     LoadMapped(c_.q, batch, head, t.at, t.n, a, m.q);
   }
+  // The queries as Scores and Outputs want them, transposed, and z[r] = <row r of a, sum>. Without tables they are
+  // mapped in columns: no row of a or m.q is made, and no sum runs across a vector. z may change up to whole vectors.
+  void TransposeQueries(int64_t batch, int64_t head, const Tokens& t, const float* sum, float* z) {
+    if (c_.sin) {
+      LoadQueries(batch, head, t);
+      kit::TransposeQueries(m, t.n);
+      return kit::Dots(1, t.n, c_.D, sum, 0, a, w_.ld_d, z, 0);
+    }
+    WithRow(c_.q, batch, head, 0, [&](const auto* p) HWY_ATTR {
+      for (size_t r = 0; r < t.n; r += kit::kPanel) {
+        const float* rows[kit::kPanel];  // beyond the last one any row will do
+        for (size_t i = 0; i < kit::kPanel; i++) {
+          rows[i] = AsFloats(p + t.at[r + i < t.n ? r + i : t.n - 1] * c_.q.row, c_.D, m.q + i * w_.ld_d);
+        }
+        kit::TransposeToPanel(rows, c_.D, m.qt + r, m.ld_a);
+      }
+    });
+    for (size_t r = 0; r < t.n; r += kLanes) MapColumn(m.qt + r, m.ld_a, c_.D, sum, z + r);
+  }
   // One query into row r.
   void LoadQuery(int64_t batch, int64_t head, int64_t token, size_t r) {
     LoadMapped(c_.q, batch, head, &token, 1, a + r * w_.ld_d, m.q + r * w_.ld_d);

@@ -35,24 +35,22 @@ struct Factors {
 void WriteBidirectional(const Problem& c, const Layout& w, Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                         const Slot& sums) {
   float z[kMaxChunk];
-  kit::TransposeQueries(k.m, t.n);
-  kit::Dots(1, t.n, c.D, sums.z, 0, k.a, w.ld_d, z, 0);
+  k.TransposeQueries(batch, head, t, sums.z, z);
   const Factors by(c, z, t.n, *sums.n, 0);
   k.WriteOutputs<kit::Parts::kState>(batch, head, t, sums.p, {by.f, by.g, sums.v});
 }
 
-// Outputs of the queries of a chunk whose keys are loaded. before: the sums over the n tokens before the chunk; prefix:
+// The same for a chunk whose keys are loaded. before: the sums over the n tokens before the chunk; prefix:
 // memory. The two sums over the tokens of the chunk become one, of <A_r, B_j> + h_r times v_j.
 void WriteCausal(const Problem& c, const Layout& w, Chunk& k, int64_t batch, int64_t head, const Tokens& t,
                  const Slot& before, int64_t n, const Prefix& prefix) {
   float z[kMaxChunk];
-  kit::TransposeQueries(k.m, t.n);
+  k.TransposeQueries(batch, head, t, before.z, z);
   kit::Scores(k.m, t.n);
   if (c.sin) {  // scores are of rotated rows, z is not
     PrefixRows(before.z, k.b, w.ld_d, t.n, c.D, prefix.z);
     DotPairs(k.a, prefix.z, w.ld_d, t.n, c.D, z);
   } else {
-    kit::Dots(1, t.n, c.D, before.z, 0, k.a, w.ld_d, z, 0);
     kit::AddScoreSums(k.m, t.n, z);
   }
   const Factors by(c, z, t.n, n + 1, 1);
@@ -71,7 +69,6 @@ attune_status Bidirectional(const attune_exec& x, const Problem& c, const Layout
     Tokens t;
     for (Range left = Range::Piece(task % tiles, tile, c.Nq); left.begin < left.end;) {
       t.Take(w.chunk, &left);
-      chunk.LoadQueries(batch, head, t);
       chunk.FetchLater({{c.q, batch, head, c.D}, {c.o, batch, head, c.Dv}}, left);
       WriteBidirectional(c, w, chunk, batch, head, t, sums);
     }
@@ -94,10 +91,7 @@ attune_status Causal(const attune_exec& x, const Problem& c, const Layout& w) {
       const int64_t first = shared * c.Group();
       chunk.FetchLater({{c.k, batch, shared, c.D}, {c.v, batch, shared, c.Dv}, {c.q, batch, first, c.D},
                         {c.o, batch, first, c.Dv}}, left);
-      for (int64_t g = first; g < first + c.Group(); g++) {
-        chunk.LoadQueries(batch, g, t);
-        WriteCausal(c, w, chunk, batch, g, t, sums, n, prefix);
-      }
+      for (int64_t g = first; g < first + c.Group(); g++) WriteCausal(c, w, chunk, batch, g, t, sums, n, prefix);
       chunk.Absorb(t, sums);
     }
     if (i == w.segments - 1) StoreStates(c, w, batch, shared, sums);

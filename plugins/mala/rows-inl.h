@@ -39,6 +39,29 @@ HWY_INLINE void MapRow(const T* HWY_RESTRICT src, size_t n, float* HWY_RESTRICT 
   hn::StoreU(hn::IfThenElseZero(hn::FirstN(d, n - i), FeatureMap(d, kit::LoadAsFloat(d, tail))), d, dst + i);
 }
 
+// A row of n elements where it is, or in f32 in `buffer`.
+HWY_INLINE const float* AsFloats(const float* row, size_t, float*) {
+  return row;
+}
+template <class T>
+HWY_INLINE const float* AsFloats(const T* row, size_t n, float* buffer) {
+  kit::Widen(row, n, 1.0f, buffer);
+  return buffer;
+}
+
+// A vector of columns of n elements, ld apart, in place: x = phi(x), and dots = the sum of factors[i] x_i.
+HWY_INLINE void MapColumn(float* HWY_RESTRICT x, size_t ld, size_t n, const float* HWY_RESTRICT factors,
+                          float* HWY_RESTRICT dots) {
+  const hn::ScalableTag<float> d;
+  auto sum = hn::Zero(d);
+  for (size_t i = 0; i < n; i++, x += ld) {
+    const auto mapped = FeatureMap(d, hn::LoadU(d, x));
+    hn::StoreU(mapped, d, x);
+    sum = hn::MulAdd(hn::Set(d, factors[i]), mapped, sum);
+  }
+  hn::StoreU(sum, d, dots);
+}
+
 // What a rotation does to a vector of pairs: (x0, x1) -> (-x1, x0).
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V QuarterTurn(D, V x) {

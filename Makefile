@@ -3,6 +3,7 @@
 VERSION := 0.1.0
 ABI := $(shell awk '/define ATTUNE_ABI_MAJOR/ {print $$3}' include/attune/types.h)
 PREFIX ?= /usr/local
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 B := build
 SWIFT := $(firstword $(shell command -v swift) $(wildcard /opt/swift/usr/bin/swift) swift)
@@ -39,7 +40,8 @@ maps: build ## draw the pictures of docs/operators.md again
 abi: ## rewrite the layout golden from the headers: goes with a line in CHANGELOG.md
 	python3 Tests/ABI/layout.py --write
 
-install: build copy ## copy build/ to PREFIX (default /usr/local; DESTDIR is honoured)
+install: build ## copy build/ to PREFIX (default /usr/local; DESTDIR is honoured)
+	@$(MAKE) --no-print-directory copy
 
 copy:
 	install -d "$(DESTDIR)$(PREFIX)"
@@ -67,7 +69,7 @@ host: deps
 
 # A plugin without a folder is left over from another state of the tree.
 plugins: deps
-	$(MAKE) -f plugins/plugins.mk plugins PLUGIN_DIR=$(PLUGIN_DIR)
+	$(MAKE) -j$(JOBS) -f plugins/plugins.mk plugins PLUGIN_DIR=$(PLUGIN_DIR)
 	@for f in $(PLUGIN_DIR)/attune_*.so; do n=$${f##*/attune_}; test -d plugins/$${n%.so} || rm -f $$f; done
 
 # What a machine needs besides Swift. The compiler is asked, not the package manager.

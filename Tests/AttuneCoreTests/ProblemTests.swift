@@ -27,6 +27,17 @@ import Testing
     }
   }
 
+  /// The sizes of a class are those that round to it.
+  @Test(arguments: [BucketRule.pow2, .half2, .exact]) func knowsItsSizes(rule: BucketRule) {
+    let big = Int64(1) << 62
+    for n in Array(-2...3000) + [big / 2, big / 4 * 3, big / 4 * 3 + 1, big - 1, big, big + 1, .max - 1, .max] {
+      let range = rule.sizes(of: rule.round(n))
+      #expect(range.above < n && n <= range.upTo)
+      #expect(range.upTo == rule.round(n))
+      #expect(rule.round(range.above) != range.upTo && rule.round(range.above &+ 1) == range.upTo)
+    }
+  }
+
   @Test func bucketsOfAnEntry() throws {
     let entry = try #require(TestDescriptors.compile("lla").entry(named: "forward"))
     #expect(entry.symbols == ["B", "Hq", "Hkv", "Nq", "Nk", "D", "Dv"])

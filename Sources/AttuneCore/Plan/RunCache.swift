@@ -19,21 +19,42 @@ final class RunCache: @unchecked Sendable {
     var rule: BucketRule
     var offset: Int64
     var isChoice: Bool  // a dim of several forms (`1|Nk`): only whether it is 1 matters
+
+    /// What of an extent is in the second key.
+    @inline(__always)
+    func part(of extent: Int64) -> Int64 { isChoice ? extent == 1 ? 1 : 2 : rule.round(extent &- offset) }
+    /// The extents that have this part: above the first, up to the second. Some may be missing.
+    func extents(of part: Int64) -> (above: Int64, upTo: Int64) {
+      if isChoice { return part == 1 ? (0, 1) : (1, .max) }
+      let range = rule.sizes(of: part)
+      let (above, low) = range.above.addingReportingOverflow(offset)
+      let (upTo, high) = range.upTo.addingReportingOverflow(offset)
+      return low || high ? (0, 0) : (above, upTo)
+    }
   }
 
   /// A plan that is known, and by what.
   struct Known {
     var structure: UnsafeMutablePointer<Structure>
-    var key: UnsafeMutableRawPointer, keyLength: Int  // the second one; the table's
+    /// The sizes of its class, in the structure's order: above the first, up to the second.
+    var ranges: UnsafeMutablePointer<(above: Int64, upTo: Int64)>
+    var params: UnsafePointer<Int64>  // as in the second key
     var plan: UnsafeMutablePointer<PlanRecord>
 
-    /// Would these problems have the same keys? Looked at without writing them.
+    /// Would a problem's keys find this plan? Looked at without writing them.
     @inline(__always)
     func isFor(_ problem: UnsafePointer<attune_problem>) -> Bool {
       var first = RunKey<Comparing>(structure.pointee.key, structure.pointee.keyLength)
-      var second = RunKey<Comparing>(key, keyLength)
-      return first.structure(of: problem) && first.length == structure.pointee.keyLength
-        && second.sizes(of: problem, structure) && second.length == keyLength
+      guard first.structure(of: problem), first.length == structure.pointee.keyLength else { return false }
+      for i in 0..<structure.pointee.sizeCount {
+        guard let extent = RunCache.extent(of: problem, structure.pointee.sizes + i), extent > ranges[i].above,
+          extent <= ranges[i].upTo
+        else { return false }
+      }
+      for i in 0..<structure.pointee.paramCount where RunCache.param(of: problem, structure, i) != params[i] {
+        return false
+      }
+      return true
     }
   }
 
@@ -52,7 +73,10 @@ final class RunCache: @unchecked Sendable {
 
   deinit {
     last.deallocate()
-    for k in knowns { k.deallocate() }
+    for k in knowns {
+      k.pointee.ranges.deallocate()
+      k.deallocate()
+    }
     for r in records {
       r.pointee.sizes.deallocate()
       r.pointee.params.deallocate()
@@ -75,6 +99,26 @@ final class RunCache: @unchecked Sendable {
     guard let found = plans.find(key, length) else { return nil }
     crt_store_release(last, found)
     return found.assumingMemoryBound(to: Known.self).pointee.plan
+  }
+
+  /// The extent that a size is made of; nil: the problem has none there.
+  @inline(__always)
+  static func extent(of problem: UnsafePointer<attune_problem>, _ size: UnsafePointer<Size>) -> Int64? {
+    let tensors = problem.pointee.tensors
+    guard let raw = tensors.data else { return nil }
+    let ref = raw.advanced(by: Int(size.pointee.tensor) &* Int(tensors.stride)).assumingMemoryBound(
+      to: attune_tensor_ref.self)
+    return ref.pointee.tensor?.pointee.shape?[Int(size.pointee.dim)]
+  }
+
+  /// Structural parameter i, the bits of an f64; nil: the problem has none there.
+  @inline(__always)
+  static func param(of problem: UnsafePointer<attune_problem>, _ s: UnsafePointer<Structure>, _ i: Int) -> Int64? {
+    let params = problem.pointee.params
+    guard let raw = params.data else { return nil }
+    let x = raw.advanced(by: Int(s.pointee.params[i]) &* Int(params.stride)).assumingMemoryBound(to: attune_param.self)
+    let isReal = x.pointee.kind == UInt32(ATTUNE_PARAM_F64)
+    return isReal ? Int64(bitPattern: x.pointee.value.f.bitPattern) : x.pointee.value.i
   }
 
   var isFull: Bool { writer.withLock { kept.count >= RunCache.limit } }
@@ -129,7 +173,11 @@ final class RunCache: @unchecked Sendable {
       if let known = self.plan(key, length) { return known }
       let copy = plans.keep(key, length)
       let k = UnsafeMutablePointer<Known>.allocate(capacity: 1)
-      k.initialize(to: Known(structure: structure, key: copy, keyLength: length, plan: plan.record))
+      let count = structure.pointee.sizeCount
+      let ranges = UnsafeMutablePointer<(above: Int64, upTo: Int64)>.allocate(capacity: max(count, 1))
+      let classes = UnsafePointer(copy.assumingMemoryBound(to: Int64.self) + 1)  // behind the structure's id
+      for i in 0..<count { (ranges + i).initialize(to: structure.pointee.sizes[i].extents(of: classes[i])) }
+      k.initialize(to: Known(structure: structure, ranges: ranges, params: classes + count, plan: plan.record))
       kept.append(plan)
       knowns.append(k)
       plans.insert(copy, length, UnsafeMutableRawPointer(k))

@@ -67,6 +67,11 @@ struct RunKey<Sink: KeySink> {
     return true
   }
 
+  @inline(__always)
+  private static func type(_ t: UnsafePointer<attune_tensor>) -> UInt32 {
+    UnsafeRawPointer(t).load(fromByteOffset: MemoryLayout<attune_tensor>.offset(of: \.dtype) ?? 0, as: UInt32.self)
+  }
+
   mutating func structure(of p: UnsafePointer<attune_problem>) -> Bool {
     let c = p.pointee
     guard let op = c.op, text(op), parts(c.flags, UInt32(bitPattern: c.workers)),
@@ -88,9 +93,7 @@ struct RunKey<Sink: KeySink> {
         UInt(bitPattern: t) & 7 == 0, t.pointee.ndim >= 0, t.pointee.ndim <= 8,
         t.pointee.ndim == 0 || t.pointee.shape != nil
       else { return false }
-      let d = t.pointee.dtype
-      let type = UInt32(d.code) | UInt32(d.bits) << 8 | UInt32(d.lanes) << 16
-      guard parts(UInt32(t.pointee.ndim), type) else { return false }
+      guard part(t.pointee.ndim), part(RunKey.type(t)) else { return false }
     }
     for i in 0..<Int(c.params.count) {
       guard let raw = c.params.data else { return false }
@@ -108,24 +111,13 @@ struct RunKey<Sink: KeySink> {
   }
 
   mutating func sizes(of p: UnsafePointer<attune_problem>, _ s: UnsafePointer<RunCache.Structure>) -> Bool {
-    guard hasRoom(8 &* (1 &+ s.pointee.sizeCount &+ s.pointee.paramCount)), part(s.pointee.id) else { return false }
-    let (tensors, params) = (p.pointee.tensors, p.pointee.params)
+    guard part(s.pointee.id) else { return false }
     for i in 0..<s.pointee.sizeCount {
       let size = s.pointee.sizes + i
-      guard let raw = tensors.data else { return false }
-      let ref = raw.advanced(by: Int(size.pointee.tensor) &* Int(tensors.stride)).assumingMemoryBound(
-        to: attune_tensor_ref.self)
-      guard let extent = ref.pointee.tensor?.pointee.shape?[Int(size.pointee.dim)],
-        part(
-          size.pointee.isChoice ? extent == 1 ? 1 : 2 : size.pointee.rule.round(extent &- size.pointee.offset))
-      else { return false }
+      guard let extent = RunCache.extent(of: p, size), part(size.pointee.part(of: extent)) else { return false }
     }
     for i in 0..<s.pointee.paramCount {
-      guard let raw = params.data else { return false }
-      let x = raw.advanced(by: Int(s.pointee.params[i]) &* Int(params.stride)).assumingMemoryBound(
-        to: attune_param.self)
-      let isReal = x.pointee.kind == UInt32(ATTUNE_PARAM_F64)
-      guard part(isReal ? Int64(bitPattern: x.pointee.value.f.bitPattern) : x.pointee.value.i) else { return false }
+      guard let value = RunCache.param(of: p, s, i), part(value) else { return false }
     }
     return true
   }

@@ -13,6 +13,19 @@ extension BucketRule {
     }
   }
 
+  /// The sizes of a class that `round` gave: above the first, up to the second.
+  package func sizes(of size: Int64) -> (above: Int64, upTo: Int64) {
+    let alone = (above: size &- 1, upTo: size)
+    guard size > 1, size <= 1 << 62 else { return alone }
+    switch self {
+    case .exact: return alone
+    case .pow2: return (size / 2, size)
+    case .half2:
+      if size & (size - 1) != 0 { return (size / 3 * 2, size) }
+      return size < 4 ? alone : (size / 4 * 3, size)
+    }
+  }
+
   @inline(__always)
   private static func power(_ size: Int64) -> Int64 {
     size > 1 && size <= 1 << 62 ? 1 << Int64(Int64.bitWidth - (size - 1).leadingZeroBitCount) : size

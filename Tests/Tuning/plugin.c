@@ -1,5 +1,6 @@
 /* An operator whose kernels behave as the tests of the tuner need it: o = 2 * v, quickly, slowly, wrongly, or not at all.
- * Build with -DEXTRA for one more kernel, as an update of a plugin brings it, and -DTAME without the kernels that die. */
+ * Build with -DEXTRA for one more kernel, as an update of a plugin brings it, -DLARGE for one of large sizes alone, and
+ * -DTAME without the kernels that die. */
 #include <attune/plugin.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -53,12 +54,18 @@ static const attune_knob knobs[] = {{.struct_size = sizeof(attune_knob), .def = 
 #ifdef EXTRA
 static attune_status extra(const attune_exec *x) { return twice(x, 1, 2, 0); }
 #endif
+#ifdef LARGE
+static attune_status large(const attune_exec *x) { return twice(x, 7, 2, 0); }
+#endif
 
 static const attune_kernel kernels[] = {
     {KERNEL(slow, 0.2)},
     {KERNEL(knobbed, 0.1), .knobs = ATTUNE_SPAN(knobs)},
 #ifdef EXTRA
     {KERNEL(extra, 0.15)},
+#endif
+#ifdef LARGE
+    {KERNEL(large, 0.25), .when = "N > 30000"},
 #endif
     {KERNEL(wrong, 0.9)},
     {KERNEL(outside, 0.8)},

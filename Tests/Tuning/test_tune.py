@@ -96,6 +96,15 @@ def test_quarantine_holds_in_every_mode_and_is_explained(tuned):
         assert {d["kernel"] for d in found["declined"]} >= {"wrong", "outside", "crashing", "hanging"}
 
 
+def test_the_estimates_choice_is_the_yardstick_though_it_takes_no_small_problem(place):
+    place.build("-DTAME", "-DLARGE")
+    place.tune(OP, "--shape", SHAPE, "--threads", 1, code=1)
+    (record,) = place.lines("tuned")
+    yardsticks = {t["kernel"] for t in record["trials"] if t["ratio"] == 1}
+    assert yardsticks == {"large"}, record["trials"]
+    assert (record["winner"]["kernel"], record["winner"]["knobs"]) == ("knobbed", "rounds=1")
+
+
 def test_a_new_build_is_tried_again(tuned, tmp_path):
     again = Place(tmp_path)
     shutil.copy(tuned.wisdom, again.wisdom)

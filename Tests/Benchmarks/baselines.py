@@ -108,6 +108,7 @@ def compare(problem, threads, seconds, level):
         "bound": "read" if problem.is_decode else "peak",
         "limit": limit.median,
         "limit_share": limit.share(work, base.samples),
+        "undisturbed_share": limit.undisturbed(work, base.samples),
         "results": results,
         "left_out": left_out,
     }
@@ -119,6 +120,7 @@ def cells(row):
     base = row["results"][BASE]
     yield from (row["problem"], row["dtype"], row["threads"], f"{base['median_ms']:.3g} ms")
     yield f"{row['limit_share']:.0%} {row['bound']}"
+    yield f"{row['undisturbed_share']:.0%}"
     for column, forms in contenders.COLUMNS.items():
         ratios = [row["results"][name]["times_attune"] for name in forms if name in row["results"]]
         if BASE not in forms:
@@ -131,7 +133,8 @@ def say(cells):
 
 def table(chosen, threads, seconds, level):
     """Prints the table while it grows; returns its rows."""
-    head = ["problem", "type", "threads", "Attune", "of limit", *list(contenders.COLUMNS)[1:]]
+    head = ["problem", "type", "threads", "Attune", "of limit", "undisturbed"]
+    head += list(contenders.COLUMNS)[1:]
     say(head)
     say(["---"] * 3 + ["---:"] * (len(head) - 3))
     rows = []
@@ -192,8 +195,8 @@ def main():
     if document["load"] > 0.5:
         print(f"busy machine: load {document['load']:.1f} before anything was timed")
     print("\nAttune: median time of a call, and the median over rounds of its share of what so many")
-    print("threads multiply and add (peak) or read from memory in the same round. Others: how many")
-    print("times as long their call takes.\n")
+    print("threads multiply and add (peak) or read from memory in the same round; undisturbed: the")
+    print("same of what an eighth of both were better than. Others: how many times as long they take.\n")
     document["rows"] = table(
         chosen, options.threads, options.seconds, limit["cpu"]["isa_level"]
     )

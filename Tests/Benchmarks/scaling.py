@@ -158,6 +158,7 @@ def grow(context, op, row, level, seconds, is_busy):
             "tokens_per_s": (1 if row["entry"] == "step" else tokens) / taken.median,
             "peak_gflops": limit.median,
             "peak_share": limit.share(mine.flops / 1e9, taken.seconds),
+            "undisturbed_share": limit.undisturbed(mine.flops / 1e9, taken.seconds),
             "workspace_bytes": mine.info["workspace_bytes"],
         }
         if others:
@@ -279,6 +280,7 @@ def growth_cells(r):
         duration(r["seconds"]),
         f"{r['tokens_per_s']:.3g}",
         f"{r['peak_share']:.0%}",
+        f"{r['undisturbed_share']:.0%}",
         r["workspace_bytes"],
         of("dense_takes", ".2f"),
         of("of_bound", ".0%"),
@@ -297,8 +299,8 @@ def published_cells(r):
 
 
 def growth(context, op, rows, level, seconds, is_busy):
-    head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "extra bytes"]
-    head += ["dense takes", "of flop bound"]
+    head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "undisturbed"]
+    head += ["extra bytes", "dense takes", "of flop bound"]
     found = []
     for row in rows:
         found += table(grow(context, op, row, level, seconds, is_busy), head, growth_cells)

@@ -69,7 +69,7 @@ host: deps
 
 # A plugin without a folder is left over from another state of the tree.
 plugins: deps
-	$(MAKE) -j$(JOBS) -f plugins/plugins.mk plugins PLUGIN_DIR=$(PLUGIN_DIR)
+	$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS)) -f plugins/plugins.mk plugins PLUGIN_DIR=$(PLUGIN_DIR)
 	@for f in $(PLUGIN_DIR)/attune_*.so; do n=$${f##*/attune_}; test -d plugins/$${n%.so} || rm -f $$f; done
 
 # What a machine needs besides Swift. The compiler is asked, not the package manager.

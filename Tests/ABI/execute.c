@@ -115,6 +115,9 @@ TEST(a_call_unlike_the_one_before) {
     c->problem.op = op;
     CHECK(attune_run(context, &c->problem, NULL, &c->error) != ATTUNE_OK, "ran %s", op);
     c->problem.op = good;
+    c->problem.entry = "";
+    CHECK(attune_run(context, &c->problem, NULL, &c->error) != ATTUNE_OK, "ran an entry without a name");
+    c->problem.entry = NULL;
     CHECK_INT(attune_run(context, &c->problem, NULL, &c->error), ATTUNE_OK);
     c->tensor[V].dtype.bits = 64;
     CHECK(attune_run(context, &c->problem, NULL, &c->error) != ATTUNE_OK, "ran with another type");
@@ -122,6 +125,29 @@ TEST(a_call_unlike_the_one_before) {
   }
   attune_context_release(context);
   free(c);
+}
+
+/* So is one that differs in the value of a parameter alone. */
+TEST(a_parameter_unlike_the_one_before) {
+  const attune_param usual[] = {ATTUNE_SET_INT("window", -1), ATTUNE_SET_WORD("mode", "mean")};
+  const attune_param other[] = {ATTUNE_SET_INT("window", 1), ATTUNE_SET_WORD("mode", "sum")};
+  for (int k = 0; k < 2; k++) {
+    attune_context *context = make_context();
+    call *c = make_call();
+    float before[MAX_FLOATS];
+    add_param(c, other[k]);
+    for (int i = 0; i < 2; i++) {
+      c->params[0] = other[k];
+      CHECK_INT(attune_run(context, &c->problem, NULL, &c->error), ATTUNE_OK);
+      memcpy(before, c->data[O], sizeof before);
+      c->params[0] = usual[k];
+      CHECK_INT(attune_run(context, &c->problem, NULL, &c->error), ATTUNE_OK);
+      CHECK(memcmp(before, c->data[O], sizeof before), "%s changed nothing", usual[k].name);
+      check_result(c);
+    }
+    attune_context_release(context);
+    free(c);
+  }
 }
 
 /* ---- sizes ---- */

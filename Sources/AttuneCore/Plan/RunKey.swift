@@ -51,6 +51,12 @@ struct RunKey<Sink: KeySink> {
     }
     return false
   }
+  /// NULL is not "": a byte tells them apart, or a known key would be read past a part of another length.
+  @inline(__always)
+  private mutating func optional(_ s: UnsafePointer<CChar>?) -> Bool {
+    guard let s else { return part(UInt8(0)) }
+    return part(UInt8(1)) && text(s)
+  }
   @inline(__always)
   private mutating func part<T: Equatable & BitwiseCopyable>(_ value: T) -> Bool {
     guard hasRoom(MemoryLayout<T>.size), Sink.take(value, at: base + length) else { return false }
@@ -78,8 +84,7 @@ struct RunKey<Sink: KeySink> {
       parts(
         UInt32(bitPattern: c.tune_mode), UInt32(bitPattern: c.device_type) | UInt32(bitPattern: c.device_id) << 16)
     else { return false }
-    if let e = c.entry { guard text(e) else { return false } } else { guard part(UInt32(0)) else { return false } }
-    if let k = c.kernel { guard text(k) else { return false } } else { guard part(UInt32(0)) else { return false } }
+    guard optional(c.entry), optional(c.kernel) else { return false }
     guard c.tensors.count <= 64, c.params.count <= 64 else { return false }
     guard c.tensors.count == 0 || (c.tensors.stride >= 24 && c.tensors.stride & 7 == 0 && c.tensors.stride <= 4096),
       c.params.count == 0 || (c.params.stride >= 40 && c.params.stride & 7 == 0 && c.params.stride <= 4096),

@@ -102,7 +102,7 @@ struct TileSums {
     for (; depth > 0; depth--) {
       AddTerm<kOrder>(a, lda, b, 0);
       a += step, b += ldb;
-      if constexpr (kOrder == Order::kColumns) __asm__("" : "+r"(a));  // or it gets an index register
+      __asm__("" : "+r"(a));  // or it gets an index register
     }
     if constexpr (kTerms == Terms::kLower) {
 #pragma GCC unroll 16
@@ -198,10 +198,29 @@ inline HWY_NOINLINE void TransposeQueries(const ChunkMemory& m, size_t n) {
   TransposeRows(m.q, m.ld_features, n, m.features, m.qt, m.ld_a);
 }
 
+// Scores with keys where they are, ld_k floats apart, in whole tiles: where that is a constant, the row of an element is
+// part of its address, and the multiply-add spreads it as cheaply as one of a column (TileShape).
+template <size_t ld_k>
+HWY_INLINE void ScoresOfRows(const ChunkMemory& m, size_t n) {
+  constexpr size_t kRows = TileShape<Order::kColumns>::kRows;
+  for (size_t j = 0; j < n; j += kRows) {
+    for (size_t i = j / kLanes * kLanes; i < n; i += kLanes) {
+      if (m.ahead) m.ahead->Fetch();
+      ChunkTile<kRows, 1, Start::kZero, Terms::kAll, Order::kRows>(m.features, m.k + j * ld_k, ld_k, m.qt + i, m.ld_a,
+                                                                   0, m.at + j * m.ld_a + i, m.ld_a);
+    }
+  }
+}
+
 // at = the upper triangle of k q^T of the first n tokens, whose queries are transposed. What lies below the diagonal is
 // undefined.
 inline HWY_NOINLINE void Scores(const ChunkMemory& m, size_t n) {
   using Shape = TileShape<Order::kColumns>;
+  if constexpr (Shape::kVectors == 1) {
+    constexpr size_t kUsual[] = {attune_kit::ChunkStride(64), attune_kit::ChunkStride(128)};
+    if (n % Shape::kRows == 0 && m.ld_features == kUsual[0]) return ScoresOfRows<kUsual[0]>(m, n);
+    if (n % Shape::kRows == 0 && m.ld_features == kUsual[1]) return ScoresOfRows<kUsual[1]>(m, n);
+  }
   TransposeRows(m.k, m.ld_features, n, m.features, m.kt, m.ld_a);
   for (size_t j = 0; j < n; j += Shape::kRows) {
     for (size_t i = j / kLanes * kLanes; i < n; i += Shape::kVectors * kLanes) {

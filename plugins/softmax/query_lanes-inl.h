@@ -8,8 +8,10 @@
 #else
 #define ATTUNE_SOFTMAX_QUERY_LANES_INL_H_
 #endif
+#include "_kit/ahead.h"
 #include "_kit/weighted_rows-inl.h"
 #include "softmax/attention-inl.h"
+#include "softmax/row_tiles.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace softmax {
@@ -21,21 +23,34 @@ using kit::kLaneTileRows;
 // so few sums leave its multipliers waiting: there they lie in lanes, too.
 constexpr bool kOutputRows = HWY_TARGET != HWY_AVX2;
 
-// `rows` query rows of one kv head of one sequence, from `first` on.
+// Whether the tensors of a call are too large for second-level caches. If not, they probably lie there, and fetching
+// them would cost a few percent for nothing.
+inline bool IsLarge(const Problem& c) {
+  double elements = 0;
+  for (const View* v : {&c.q.view, &c.k.cached.view, &c.v.cached.view, &c.o.view}) {
+    double n = 1;
+    for (int i = 0; i < v->Rank(); i++) n *= double(v->Dim(i));
+    elements += n;
+  }
+  return elements > double(1 << 20);
+}
+
 class QueryLanes {
  public:
-  QueryLanes(const Problem& c, const Scratch& w, const Sequence& s, int64_t head, int64_t first, size_t rows)
+  QueryLanes(const Problem& c, const Scratch& w, const HeadTile& x)
       : c_(c),
         w_(w),
-        s_(s),
+        s_(x.t.s),
         group_(c.Group()),
-        kv_head_(head),
-        query_(first / group_),
-        member_(first % group_),
-        rows_(rows),
-        panels_((rows + kPanel - 1) / kPanel) {}
+        kv_head_(x.head),
+        query_(x.t.first / group_),
+        member_(x.t.first % group_),
+        rows_(x.t.rows),
+        panels_((rows_ + kPanel - 1) / kPanel),
+        is_large_(IsLarge(c)) {}
 
-  void Run() {
+  // next: the tile after this one, if it is known; its rows are fetched meanwhile.
+  void Run(const HeadTile* next) {
     const Interval seen = Start();
     if (seen.end <= seen.begin) {
       for (size_t p = 0; p < panels_; p++) Finish(p);
@@ -45,6 +60,7 @@ class QueryLanes {
       end = TileEnd(j, seen.end);
       const Rows k = Load(c_.k, c_.k_scale, c_.k_zero, c_.D, j, end, w_.tile.k, w_.tile.ld_q);
       const Tile t = {j, end, k, LoadValues(j, end)};
+      FetchDuring(end, seen.end, next);
       for (size_t p = 0; p < panels_; p++) {  // a panel's queries and outputs pass the first-level cache once
         if (j == seen.begin) LoadQueries(p);
         AttendTile(p, t);
@@ -81,6 +97,36 @@ class QueryLanes {
   int64_t TileEnd(int64_t from, int64_t to) const {
     const int64_t end = to - from < int64_t(w_.tile.keys) ? to : from + int64_t(w_.tile.keys);
     return from < c_.k.split && c_.k.split < end ? c_.k.split : end;
+  }
+
+  // What to fetch while a tile of keys is attended: the tile that begins at `from`, if there is one before `to`; during
+  // the last tile, the lines that the outputs go to, and queries and first keys of the tile of rows that comes next.
+  void FetchDuring(int64_t from, int64_t to, const HeadTile* next) {
+    if (!is_large_) return;
+    ahead_.Clear();
+    if (from < to) return FetchKeys(s_, kv_head_, from, to);
+    FetchRows(c_.o, c_.Dv, s_, kv_head_, query_, rows_);
+    if (!next || next->t.rows == 0) return;
+    const int64_t query = next->t.first / group_;
+    const Interval seen = VisibleKeys(c_, next->t.s, query);
+    FetchKeys(next->t.s, next->head, seen.begin, seen.end);
+    FetchRows(c_.q, c_.D, next->t.s, next->head, query, next->t.rows);
+  }
+  // The tile of keys and values that begins at `from`, before `to`. New keys of a step have just been written.
+  void FetchKeys(const Sequence& s, int64_t head, int64_t from, int64_t to) {
+    if (c_.layout == kPaged || IsCode(c_.k.cached.view) || from >= to || from >= c_.k.split) return;
+    const size_t n = size_t(TileEnd(from, to) - from);
+    Fetch(c_.k.cached, c_.D, s.b, head, s.k_begin + from, n);
+    Fetch(c_.v.cached, c_.Dv, s.b, head, s.k_begin + from, n);
+  }
+  // Query or output rows; those of several heads lie apart and are left to the hardware.
+  void FetchRows(const Axes& a, int64_t width, const Sequence& s, int64_t head, int64_t query, size_t n) {
+    if (group_ == 1) Fetch(a, width, s.b, head, s.q_begin + query, n);
+  }
+  void Fetch(const Axes& a, int64_t width, int64_t b, int64_t head, int64_t row, size_t n) {
+    WithElement(a.view, a.At(b, head, row), [&](const auto* first) {
+      ahead_.Add(first, a.row * int64_t(sizeof(*first)), n, size_t(width) * sizeof(*first));
+    });
   }
 
   // Finds what each query sees, clears the state. Returns the keys that any row sees.
@@ -204,6 +250,7 @@ class QueryLanes {
     const float* q = w_.q + p * kPanel * w_.ld_q;
     float* s = w_.s;
     for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
+      ahead_.Fetch();
       const size_t n = any_end - j < kLaneTileRows ? any_end - j : kLaneTileRows;
       kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), t.k.at + j * t.k.ld, t.k.ld, q, kPanel,
                                              s + j * kPanel, kPanel);
@@ -331,6 +378,8 @@ class QueryLanes {
   const Sequence& s_;
   int64_t group_, kv_head_, query_, member_;  // heads of a group; the first row's query and head in the group
   size_t rows_, panels_;
+  bool is_large_;
+  attune_kit::Ahead ahead_;
   Interval any_[kMaxQueryRows / kPanel], all_[kMaxQueryRows / kPanel];  // keys that any and that all of a panel see
   bool has_empty_[kMaxQueryRows / kPanel];                               // a row of the panel sees no key
   bool fresh_[kMaxQueryRows / kPanel], done_[kMaxQueryRows / kPanel];    // nothing lies in its outputs; all is stored

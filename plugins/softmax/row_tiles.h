@@ -16,6 +16,12 @@ struct RowTile {
   size_t rows;
 };
 
+// What a task works on: a tile of query rows of one kv head.
+struct HeadTile {
+  int64_t head;
+  RowTile t;
+};
+
 // Tile `tile` of sequence s; false when the sequence has fewer.
 inline bool TileOf(const Problem& c, const Sequence& s, int64_t size, int64_t tile, RowTile* out) {
   const int64_t first = tile * size, rows = s.nq * c.Group() - first;

@@ -17,6 +17,10 @@ namespace kit = attune_kit::HWY_NAMESPACE;
 using kit::kLanes;
 using kit::kPanel;
 
+inline bool IsCode(const View& rows) {
+  return rows.DType() == ATTUNE_I8 || rows.DType() == ATTUNE_U8;
+}
+
 // (code - zero) * scale for a row of 8-bit or packed 4-bit codes.
 HWY_INLINE void Dequantise(const RowRef& row, size_t n, float scale, float zero, float* dst) {
   if (row.view->DType() == ATTUNE_I8) {
@@ -34,7 +38,7 @@ HWY_INLINE void WithRow(const Problem& c, const Sequence& s, int64_t head, int64
                         const KeyRows& scales, const KeyRows& zeros, size_t n, float* buffer, F f) {
   const RowRef row = c.KeyAt(rows, s, head, j);
   const int dtype = row.view->DType();
-  if (dtype == ATTUNE_I8 || dtype == ATTUNE_U8) {
+  if (IsCode(*row.view)) {
     const RowRef scale = c.KeyAt(scales, s, head, j);
     float zero = 0;
     if (zeros.cached.view) {

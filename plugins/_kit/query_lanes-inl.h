@@ -12,6 +12,9 @@
 #include <hwy/highway.h>
 #include <math.h>
 
+#include <type_traits>
+
+#include "_kit/ahead.h"
 #include "_kit/exp-inl.h"
 #include "_kit/tile-inl.h"
 
@@ -27,6 +30,12 @@ constexpr int kLaneTileRows = 12;
 #else
 constexpr int kLaneTileRows = kTileRows;
 #endif
+
+// Keys [begin, end) of a tile. Outside of [all_begin, all_end) a weight below 0 says that the query does not see the
+// key: its value is not even multiplied, as it may be NaN.
+struct WeighedKeys {
+  size_t begin, all_begin, all_end, end;
+};
 
 // Of the keys [begin, end) of a panel's scores: those of the queries that do not see the key become -inf, whatever they
 // were. Query i sees the keys [from[i], to[i]); both arrays have kPanel entries and are aligned as vectors.
@@ -45,8 +54,8 @@ inline void HideFromLanes(float* s, size_t begin, size_t end, const int32_t* fro
 
 // Scores [any_begin, any_end) of a panel become weights; hidden ones, which lie outside of [all_begin, all_end), become
 // -1. The state m, sum of its queries follows. What was added up before is to be multiplied with `factors`, one per
-// query; returns whether any of them is not 1.
-HWY_NOINLINE inline bool SoftmaxOfLanes(float* s, size_t any_begin, size_t all_begin, size_t all_end, size_t any_end,
+// query.
+HWY_NOINLINE inline void SoftmaxOfLanes(float* s, size_t any_begin, size_t all_begin, size_t all_end, size_t any_end,
                                         float* m, float* sum, float* factors) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
@@ -99,7 +108,43 @@ HWY_NOINLINE inline bool SoftmaxOfLanes(float* s, size_t any_begin, size_t all_b
   hn::StoreU(hn::MulAdd(hn::LoadU(d, sum), factor0, part0), d, sum);
   hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + kLanes), factor1, part1), d, sum + kLanes);
   hn::StoreU(now0, d, m), hn::StoreU(now1, d, m + kLanes);
-  return !hn::AllTrue(d, hn::And(hn::Eq(now0, old0), hn::Eq(now1, old1)));
+}
+
+// A panel of queries: q[features][kPanel], the state of its softmax, and the keys [begin, end) that each query, any
+// of them, and all of them see. A query that sees none counts for nothing.
+template <class Interval>
+struct QueryPanel {
+  const float* q;
+  const Interval* visible;
+  Interval any, all;
+  float *m, *sum;
+};
+
+// Weights of the keys [begin, end), whose rows are ld apart, for the queries of a panel: s[key][kPanel]. What the
+// outputs have gathered so far is to be multiplied with `factors`. Returns which keys of the tile they are; if there are
+// none, nothing was written.
+template <class Interval>
+HWY_INLINE WeighedKeys WeighKeys(const QueryPanel<Interval>& p, int64_t begin, int64_t end, const float* keys, size_t ld,
+                                 size_t features, float* s, float* factors, Ahead* ahead = nullptr) {
+  const auto in_tile = [&](int64_t j) { return size_t((j < begin ? begin : j > end ? end : j) - begin); };
+  WeighedKeys w = {in_tile(p.any.begin), in_tile(p.all.begin), in_tile(p.all.end), in_tile(p.any.end)};
+  if (w.end <= w.begin) return {0, 0, 0, 0};
+  if (w.all_end <= w.all_begin) w.all_begin = w.all_end = w.end;
+  for (size_t j = w.begin; j < w.end; j += kLaneTileRows) {
+    if (ahead) ahead->Fetch();
+    const int n = w.end - j < size_t(kLaneTileRows) ? int(w.end - j) : kLaneTileRows;
+    TileRows<2, false, kLaneTileRows>(n, features, keys + j * ld, ld, p.q, kPanel, s + j * kPanel, kPanel);
+  }
+  if (w.begin < w.all_begin || w.all_end < w.end) {
+    HWY_ALIGN int32_t from[kPanel], to[kPanel];
+    for (size_t i = 0; i < kPanel; i++) {
+      from[i] = int32_t(in_tile(p.visible[i].begin)), to[i] = int32_t(in_tile(p.visible[i].end));
+    }
+    HideFromLanes(s, w.begin, w.all_begin, from, to);
+    HideFromLanes(s, w.all_end, w.end, from, to);
+  }
+  SoftmaxOfLanes(s, w.begin, w.all_begin, w.all_end, w.end, p.m, p.sum, factors);
+  return w;
 }
 
 // o[columns][kPanel] times the factors of the queries.
@@ -149,6 +194,23 @@ template <bool kMasked, int kRows = kLaneTileRows>
 HWY_INLINE void AddLaneValues(int n, size_t keys, const float* v, size_t ld_v, const float* weights, float* o) {
   if (n >= kRows) return AddLaneValuesOf<kMasked, kRows>(keys, v, ld_v, weights, o);
   if constexpr (kRows > 1) AddLaneValues<kMasked, kRows - 1>(n, keys, v, ld_v, weights, o);
+}
+
+// o[columns][queries] += the sum over keys of v[key][column] * weights[key][queries].
+HWY_INLINE void AddWeighedLanes(const WeighedKeys& keys, int columns, const float* v, size_t ld_v, const float* weights,
+                                float* o) {
+  // Shares as equal as can be: small ones keep too few sums under way.
+  for (int e = 0, n, left = (columns + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
+    n = (columns - e + left - 1) / left;
+    const auto add = [&](auto masked, size_t first, size_t last) {
+      if (first >= last) return;
+      AddLaneValues<decltype(masked)::value>(n, last - first, v + first * ld_v + e, ld_v, weights + first * kPanel,
+                                             o + e * kPanel);
+    };
+    add(std::true_type(), keys.begin, keys.all_begin);
+    add(std::false_type(), keys.all_begin, keys.all_end);
+    add(std::true_type(), keys.all_end, keys.end);
+  }
 }
 
 #endif  // ATTUNE_ISA

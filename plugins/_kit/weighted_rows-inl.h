@@ -15,12 +15,6 @@ namespace HWY_NAMESPACE {
 #if ATTUNE_ISA
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Keys [begin, end) of a tile. Outside of [all_begin, all_end) a weight below 0 says that the query does not see the
-// key: its value is not even multiplied, as it may be NaN.
-struct WeighedKeys {
-  size_t begin, all_begin, all_end, end;
-};
-
 // Value rows `ld` floats apart in panels of kPanel columns, which are `panel` floats apart: kPanel where whole rows lie
 // together. Their rows are read up to a multiple of kLanes columns.
 struct ValuePanels {

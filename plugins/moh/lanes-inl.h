@@ -131,43 +131,14 @@ class QueryLanes {
 
   // Keys [begin, end) against panel p.
   HWY_NOINLINE void AttendTile(size_t p, int64_t begin, int64_t end, const KeyTile& k, const KeyTile& v) {
-    const auto in_tile = [&](int64_t j) { return size_t((j < begin ? begin : j > end ? end : j) - begin); };
-    // Keys of the tile that any query of the panel sees, and those that all see.
-    const size_t any_begin = in_tile(any_[p].begin), any_end = in_tile(any_[p].end);
-    size_t all_begin = in_tile(all_[p].begin), all_end = in_tile(all_[p].end);
-    if (any_end <= any_begin) return;
-    if (all_end <= all_begin) all_begin = all_end = any_end;
-
-    const float* q = w_.q + p * kPanel * w_.ld_q;
-    float *s = w_.s, *o = w_.o + p * kPanel * w_.ld_o;
-    for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
-      const int n = any_end - j < size_t(kLaneTileRows) ? int(any_end - j) : kLaneTileRows;
-      kit::TileRows<2, false, kLaneTileRows>(n, size_t(c_.D), k.at + j * k.ld, k.ld, q, kPanel, s + j * kPanel, kPanel);
-    }
-    if (any_begin < all_begin || all_end < any_end) {
-      HWY_ALIGN int32_t from[kPanel], to[kPanel];
-      for (size_t i = 0; i < kPanel; i++) {
-        const Interval own = w_.visible[p * kPanel + i];
-        from[i] = int32_t(in_tile(own.begin)), to[i] = int32_t(in_tile(own.end));
-      }
-      kit::HideFromLanes(s, any_begin, all_begin, from, to);
-      kit::HideFromLanes(s, all_end, any_end, from, to);
-    }
-    float factors[kPanel];
-    const bool changed = kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel,
-                                             w_.sum + p * kPanel, factors);
-    if (changed) kit::ScaleLanes(factors, size_t(c_.Dv), o);
-    for (size_t e = 0; e < size_t(c_.Dv); e += kLaneTileRows) {
-      const int n = size_t(c_.Dv) - e < size_t(kLaneTileRows) ? int(size_t(c_.Dv) - e) : kLaneTileRows;
-      const auto add = [&](auto masked, size_t first, size_t last) {
-        if (first >= last) return;
-        kit::AddLaneValues<decltype(masked)::value>(n, last - first, v.at + first * v.ld + e, v.ld, s + first * kPanel,
-                                                    o + e * kPanel);
-      };
-      add(std::true_type(), any_begin, all_begin);
-      add(std::false_type(), all_begin, all_end);
-      add(std::true_type(), all_end, any_end);
-    }
+    HWY_ALIGN float factors[kPanel];
+    float* o = w_.o + p * kPanel * w_.ld_o;
+    const kit::QueryPanel<Interval> panel = {w_.q + p * kPanel * w_.ld_q, w_.visible + p * kPanel, any_[p], all_[p],
+                                             w_.m + p * kPanel,           w_.sum + p * kPanel};
+    const auto keys = kit::WeighKeys(panel, begin, end, k.at, k.ld, size_t(c_.D), w_.s, factors);
+    if (keys.end == 0) return;
+    kit::ScaleLanes(factors, size_t(c_.Dv), o);
+    kit::AddWeighedLanes(keys, int(c_.Dv), v.at, v.ld, w_.s, o);
   }
 
   const Problem& c_;

@@ -239,34 +239,11 @@ class QueryLanes {
 
   // The keys of a tile against panel p.
   HWY_NOINLINE void AttendTile(size_t p, const Tile& t) {
-    const int64_t begin = t.begin, end = t.end;
-    const auto in_tile = [&](int64_t j) { return size_t((j < begin ? begin : j > end ? end : j) - begin); };
-    // Keys of the tile that any query of the panel sees, and those that all see.
-    const size_t any_begin = in_tile(any_[p].begin), any_end = in_tile(any_[p].end);
-    size_t all_begin = in_tile(all_[p].begin), all_end = in_tile(all_[p].end);
-    if (any_end <= any_begin) return;
-    if (all_end <= all_begin) all_begin = all_end = any_end;
-
-    const float* q = w_.q + p * kPanel * w_.ld_q;
-    float* s = w_.s;
-    for (size_t j = any_begin; j < any_end; j += kLaneTileRows) {
-      ahead_.Fetch();
-      const size_t n = any_end - j < kLaneTileRows ? any_end - j : kLaneTileRows;
-      kit::TileRows<2, false, kLaneTileRows>(int(n), size_t(c_.D), t.k.at + j * t.k.ld, t.k.ld, q, kPanel,
-                                             s + j * kPanel, kPanel);
-    }
-    if (any_begin < all_begin || all_end < any_end) {
-      HWY_ALIGN int32_t from[kPanel], to[kPanel];
-      for (size_t i = 0; i < kPanel; i++) {
-        const Interval v = w_.visible[p * kPanel + i];
-        from[i] = int32_t(in_tile(v.begin)), to[i] = int32_t(in_tile(v.end));
-      }
-      kit::HideFromLanes(s, any_begin, all_begin, from, to);
-      kit::HideFromLanes(s, all_end, any_end, from, to);
-    }
     HWY_ALIGN float before[kPanel];
-    kit::SoftmaxOfLanes(s, any_begin, all_begin, all_end, any_end, w_.m + p * kPanel, w_.sum + p * kPanel, before);
-    const kit::WeighedKeys keys = {any_begin, all_begin, all_end, any_end};
+    const kit::QueryPanel<Interval> panel = {w_.q + p * kPanel * w_.ld_q, w_.visible + p * kPanel, any_[p], all_[p],
+                                             w_.m + p * kPanel,           w_.sum + p * kPanel};
+    const auto keys = kit::WeighKeys(panel, t.begin, t.end, t.k.at, t.k.ld, size_t(c_.D), w_.s, before, &ahead_);
+    if (keys.end == 0) return;
     if constexpr (kOutputRows) {
       AddToRows(p, t, keys, before);
     } else {
@@ -296,19 +273,7 @@ class QueryLanes {
     } else {
       kit::ScaleLanes(before, size_t(c_.Dv), o);
     }
-    // Shares as equal as can be: small ones keep too few sums under way.
-    const int width = int(c_.Dv);
-    for (int e = 0, n, left = (width + kLaneTileRows - 1) / kLaneTileRows; left > 0; e += n, left--) {
-      n = (width - e + left - 1) / left;
-      const auto add = [&](auto masked, size_t first, size_t last) {
-        if (first >= last) return;
-        kit::AddLaneValues<decltype(masked)::value>(n, last - first, t.v.at + first * t.v.ld + e, t.v.ld,
-                                                    w_.s + first * kPanel, o + e * kPanel);
-      };
-      add(std::true_type(), keys.begin, keys.all_begin);
-      add(std::false_type(), keys.all_begin, keys.all_end);
-      add(std::true_type(), keys.all_end, keys.end);
-    }
+    kit::AddWeighedLanes(keys, int(c_.Dv), t.v.at, t.v.ld, w_.s, o);
   }
 
   // What the rows of panel p are to be multiplied with; stores their lse. Of a row that sees no key the sum becomes 0.

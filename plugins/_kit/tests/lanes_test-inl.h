@@ -133,7 +133,8 @@ inline void TestLanes() {
     const size_t all_begin = tile == 0 ? kKeys : 4, all_end = tile == 0 ? kKeys : 24;
     kit::HideFromLanes(s, 0, all_begin, from, to);
     kit::HideFromLanes(s, all_end, kKeys, from, to);
-    if (kit::SoftmaxOfLanes(s, 0, all_begin, all_end, kKeys, m, sum, factors)) kit::ScaleLanes(factors, kColumns, o);
+    kit::SoftmaxOfLanes(s, 0, all_begin, all_end, kKeys, m, sum, factors);
+    kit::ScaleLanes(factors, kColumns, o);
     float* rows_to[kPanel];
     for (size_t i = 0; i < kPanel; i++) rows_to[i] = (tile == 2 ? last_rows : rows) + i * kWidth;
     const kit::WeighedKeys keys = {0, all_begin, all_end, kKeys};
@@ -148,14 +149,7 @@ inline void TestLanes() {
                          tile == 1 ? kit::ValuePanels{packed, kPanel, kKeys * kPanel}
                                    : kit::ValuePanels{v, kColumns, kPanel},
                          s, row_sums);
-    for (size_t e = 0; e < kColumns; e += kit::kLaneTileRows) {
-      const int n = int(kColumns - e < size_t(kit::kLaneTileRows) ? kColumns - e : size_t(kit::kLaneTileRows));
-      float* to_o = o + e * kPanel;
-      kit::AddLaneValues<true>(n, all_begin, v + e, kColumns, s, to_o);
-      kit::AddLaneValues<false>(n, all_end - all_begin, v + all_begin * kColumns + e, kColumns, s + all_begin * kPanel,
-                                to_o);
-      kit::AddLaneValues<true>(n, kKeys - all_end, v + all_end * kColumns + e, kColumns, s + all_end * kPanel, to_o);
-    }
+    kit::AddWeighedLanes(keys, kColumns, v, kColumns, s, o);
     for (size_t i = 0; i < kPanel; i++) {
       const char* isa = hwy::TargetName(HWY_TARGET);
       Check(m[i] == float(top[i]), isa, "lanes, maximum", double(i), m[i], top[i]);

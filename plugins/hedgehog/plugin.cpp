@@ -26,16 +26,15 @@ constexpr int64_t kSegmentValues[] = {2, 4, 8, 16, 32};
 constexpr attune_knob kColumnsKnobs[] = {Knob("chunk", kChunkValues, 0, "tokens of a chunk")};
 constexpr attune_knob kSplitKnobs[] = {kColumnsKnobs[0], Knob("segments", kSegmentValues, 2, "pieces of a sequence")};
 
-constexpr attune_kernel Columns(double efficiency) {
+constexpr attune_kernel Columns() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "chunks with the tokens in columns, a state between chunks");
   k.knobs = Span(kColumnsKnobs);
   k.when = "p.window_mode==none&&Nk>=16";
   k.tasks = "B*Hst";
   k.workspace = kColumnsWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Split(double efficiency) {
+constexpr attune_kernel Split() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "each sequence in segments: their sums, the states between them, their outputs");
   k.knobs = Span(kSplitKnobs);
@@ -43,97 +42,61 @@ constexpr attune_kernel Split(double efficiency) {
   k.knob_when = "k.chunk*k.segments<=4*Nk";
   k.workspace = kSplitWorkspace;
   k.flops = kSplitFlops;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Chunked(const char* tasks, double efficiency) {
+constexpr attune_kernel Chunked(const char* tasks) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "chunks of queries against a running state, register tiles");
   k.knobs = Span(kChunkKnobs);
   k.tasks = tasks;
   k.workspace = kChunkedWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
 
-constexpr attune_kernel OwnThreads(const char* workspace, double efficiency, const char* doc) {
+constexpr attune_kernel OwnThreads(const char* workspace, const char* doc) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr, doc);
   k.knobs = Span(kChunkKnobs);
   k.workspace = workspace;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Gradients(double efficiency) {
-  return OwnThreads(kBackwardWorkspace, efficiency,
-                    "two passes over the tokens, in order and back, against running states");
+constexpr attune_kernel Gradients() {
+  return OwnThreads(kBackwardWorkspace, "two passes over the tokens, in order and back, against running states");
 }
-constexpr attune_kernel Tiles(const char* workspace, double efficiency) {
-  return OwnThreads(workspace, efficiency, "chunks of queries against tiles of keys, weights twice");
+constexpr attune_kernel Tiles(const char* workspace) {
+  return OwnThreads(workspace, "chunks of queries against tiles of keys, weights twice");
 }
 
+#define ATTUNE_HEDGEHOG_FORWARD_KERNELS(ON)                        \
+  ON("columns", ColumnsForward, Columns(), 0.75, 0.38, 0.12, 0.75) \
+  ON("split", SplitForward, Split(), 0.75, 0.38, 0.12, 0.75)       \
+  ON("chunked", ChunkedForward, Chunked("B*Hst"), 0.6, 0.3, 0.1, 0.6)
 constexpr attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "columns_avx512", N_AVX3::ColumnsForward, Columns(0.75)),
-    OnIsa(kAvx512, "split_avx512", N_AVX3::SplitForward, Split(0.75)),
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked("B*Hst", 0.6)),
-    OnIsa(kAvx2, "columns_avx2", N_AVX2::ColumnsForward, Columns(0.38)),
-    OnIsa(kAvx2, "split_avx2", N_AVX2::SplitForward, Split(0.38)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked("B*Hst", 0.3)),
-    OnIsa(kSse4, "columns_sse4", N_SSE4::ColumnsForward, Columns(0.12)),
-    OnIsa(kSse4, "split_sse4", N_SSE4::SplitForward, Split(0.12)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked("B*Hst", 0.1)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "columns_neon", N_NEON::ColumnsForward, Columns(0.75)),
-    OnIsa(kNeon, "split_neon", N_NEON::SplitForward, Split(0.75)),
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked("B*Hst", 0.6)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_HEDGEHOG_FORWARD_KERNELS)
     Reference(ReferenceForward, "B*Hkv", kReferenceForwardWorkspace),
 };
+#define ATTUNE_HEDGEHOG_STEP_KERNELS(ON)                        \
+  ON("columns", ColumnsStep, Columns(), 0.75, 0.38, 0.12, 0.75) \
+  ON("split", SplitStep, Split(), 0.75, 0.38, 0.12, 0.75)       \
+  ON("chunked", ChunkedStep, Chunked("B*Hkv"), 0.6, 0.3, 0.1, 0.6)
 constexpr attune_kernel kStepKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "columns_avx512", N_AVX3::ColumnsStep, Columns(0.75)),
-    OnIsa(kAvx512, "split_avx512", N_AVX3::SplitStep, Split(0.75)),
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked("B*Hkv", 0.6)),
-    OnIsa(kAvx2, "columns_avx2", N_AVX2::ColumnsStep, Columns(0.38)),
-    OnIsa(kAvx2, "split_avx2", N_AVX2::SplitStep, Split(0.38)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked("B*Hkv", 0.3)),
-    OnIsa(kSse4, "columns_sse4", N_SSE4::ColumnsStep, Columns(0.12)),
-    OnIsa(kSse4, "split_sse4", N_SSE4::SplitStep, Split(0.12)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked("B*Hkv", 0.1)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "columns_neon", N_NEON::ColumnsStep, Columns(0.75)),
-    OnIsa(kNeon, "split_neon", N_NEON::SplitStep, Split(0.75)),
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked("B*Hkv", 0.6)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_HEDGEHOG_STEP_KERNELS)
     Reference(ReferenceStep, "B*Hkv", kReferenceForwardWorkspace),
 };
+#define ATTUNE_HEDGEHOG_BACKWARD_KERNELS(ON) \
+  ON("chunked", ChunkedBackward, Gradients(), 0.5, 0.25, 0.1, 0.5)
 constexpr attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedBackward, Gradients(0.5)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedBackward, Gradients(0.25)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedBackward, Gradients(0.1)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedBackward, Gradients(0.5)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_HEDGEHOG_BACKWARD_KERNELS)
     Reference(ReferenceBackward, nullptr, kReferenceBackwardWorkspace),
 };
+#define ATTUNE_HEDGEHOG_DISTILL_KERNELS(ON) \
+  ON("chunked", ChunkedDistill, Tiles(kDistillWorkspace), 0.5, 0.25, 0.1, 0.5)
 constexpr attune_kernel kDistillKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedDistill, Tiles(kDistillWorkspace, 0.5)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedDistill, Tiles(kDistillWorkspace, 0.25)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedDistill, Tiles(kDistillWorkspace, 0.1)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedDistill, Tiles(kDistillWorkspace, 0.5)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_HEDGEHOG_DISTILL_KERNELS)
     Reference(ReferenceDistill, nullptr, kReferenceDistillWorkspace),
 };
+#define ATTUNE_HEDGEHOG_DISTILL_BACKWARD_KERNELS(ON) \
+  ON("chunked", ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace), 0.5, 0.25, 0.1, 0.5)
 constexpr attune_kernel kDistillBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.5)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.25)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.1)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedDistillBackward, Tiles(kDistillBackwardWorkspace, 0.5)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_HEDGEHOG_DISTILL_BACKWARD_KERNELS)
     Reference(ReferenceDistillBackward, nullptr, kReferenceDistillBackwardWorkspace),
 };
 

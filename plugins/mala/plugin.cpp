@@ -30,56 +30,39 @@ constexpr attune_knob kChunkedKnobs[] = {
 constexpr char kChunkedStepFlops[] =
     "2*B*Hq*Nq*D*Dv+2*B*Hkv*Nk*D*Dv+B*Hq*Nq*min(Nk,32)*(D+Dv)+56*B*Hkv*D*Dv";
 
-constexpr attune_kernel Chunked(const char* workspace, double efficiency, const char* flops = nullptr) {
+constexpr attune_kernel Chunked(const char* workspace, const char* flops = nullptr) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "sums over chunks of tokens and rows of outputs as register-tile products");
   k.knobs = Span(kChunkedKnobs);
   k.workspace = workspace;
   k.flops = flops;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Tokens(double efficiency) {
+constexpr attune_kernel Tokens() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "one token after the other, each a single pass over the states");
   k.when = "Nk<=16";
   k.workspace = kTokensWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
 
+#define ATTUNE_MALA_FORWARD_KERNELS(ON) \
+  ON("chunked", ChunkedForward, Chunked(kForwardWorkspace), 0.5, 0.5, 0.5, 0.5)
 constexpr attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedForward, Chunked(kForwardWorkspace, 0.5)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_MALA_FORWARD_KERNELS)
     Reference(ReferenceForward, kReferenceWorkspace),
 };
+#define ATTUNE_MALA_STEP_KERNELS(ON)                         \
+  ON("tokens", TokensStep, Tokens(), 0.15, 0.15, 0.15, 0.15) \
+  ON("chunked", ChunkedStep, Chunked(kForwardWorkspace, kChunkedStepFlops), 0.5, 0.5, 0.5, 0.5)
 constexpr attune_kernel kStepKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "tokens_avx512", N_AVX3::TokensStep, Tokens(0.15)),
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
-    OnIsa(kAvx2, "tokens_avx2", N_AVX2::TokensStep, Tokens(0.15)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
-    OnIsa(kSse4, "tokens_sse4", N_SSE4::TokensStep, Tokens(0.15)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "tokens_neon", N_NEON::TokensStep, Tokens(0.15)),
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedStep, Chunked(kForwardWorkspace, 0.5, kChunkedStepFlops)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_MALA_STEP_KERNELS)
     Reference(ReferenceStep, kReferenceWorkspace),
 };
+#define ATTUNE_MALA_BACKWARD_KERNELS(ON) \
+  ON("chunked", ChunkedBackward, Chunked(kBackwardWorkspace), 0.5, 0.5, 0.5, 0.5)
 constexpr attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "chunked_avx512", N_AVX3::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
-    OnIsa(kAvx2, "chunked_avx2", N_AVX2::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
-    OnIsa(kSse4, "chunked_sse4", N_SSE4::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "chunked_neon", N_NEON::ChunkedBackward, Chunked(kBackwardWorkspace, 0.5)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_MALA_BACKWARD_KERNELS)
     Reference(ReferenceBackward, kReferenceBackwardWorkspace),
 };
 

@@ -43,7 +43,7 @@ constexpr char kStepRowsWorkspace[] = ATTUNE_SOFTMAX_SCRATCH("32") "+4*B*Hq*Nq" 
 #undef ATTUNE_SOFTMAX_SCRATCH
 #undef ATTUNE_SOFTMAX_PARTS
 
-constexpr attune_kernel Fused(const char* tasks, const char* bytes, double efficiency) {
+constexpr attune_kernel Fused(const char* tasks, const char* bytes) {
   attune_kernel k =
       Kernel("", ATTUNE_INVARIANT, nullptr, "packed tiles of keys, register-tile products, online softmax");
   k.knobs = Span(kFusedKnobs);
@@ -54,16 +54,14 @@ constexpr attune_kernel Fused(const char* tasks, const char* bytes, double effic
   k.flops = "2*B*Hkv*(Hq/Hkv*Nq+12*cdiv(Hq/Hkv*Nq,256))*Nk*(D+Dv)/(1+p.causal)";
   k.bytes = bytes;
   k.workspace = kFusedWorkspace;
-  k.efficiency = efficiency;
   return k;
 }
-constexpr attune_kernel Rows(const char* workspace, const char* when, double efficiency) {
+constexpr attune_kernel Rows(const char* workspace, const char* when) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "keys and values read in place, once per group of heads; long keys in chunks");
   k.knobs = Span(kRowsKnobs);
   k.when = when;
   k.workspace = workspace;
-  k.efficiency = efficiency;
   return k;
 }
 // Few rows per kv head, and no codes.
@@ -96,7 +94,6 @@ constexpr attune_kernel Merge() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT, nullptr, "one pass over the parts of a row");
   k.tasks = "B*Hq";
   k.workspace = "64*$workers*cdiv(Dv,16)";
-  k.efficiency = 0.1;
   return k;
 }
 
@@ -107,7 +104,7 @@ constexpr attune_knob kBackwardKnobs[] = {
     Knob("slices", kSliceValues, 1, "tasks per kv head, each with its own share of dq"),
 };
 
-constexpr attune_kernel Backward(double efficiency) {
+constexpr attune_kernel Backward() {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "scores again tile by tile, all gradients of a tile at once, shares of dq added at the end");
   k.knobs = Span(kBackwardKnobs);
@@ -115,7 +112,6 @@ constexpr attune_kernel Backward(double efficiency) {
   k.workspace =
       "8*(k.slices*B*Hq+8)+4*Hq*Tq*(has(dq)*k.slices*32*cdiv(D,32)+2)+4*$workers*((k.bq+2*k.bk)*"
       "(32*cdiv(D,32)+32*cdiv(Dv,32)+32)+k.bk*(32*cdiv(D,32)+32*cdiv(Dv,32))+4*k.bq*(k.bk+16))";
-  k.efficiency = efficiency;
   return k;
 }
 
@@ -130,19 +126,12 @@ constexpr attune_entry BackwardEntry(attune_span kernels) {
   return e;
 }
 
+#define ATTUNE_SOFTMAX_FORWARD_KERNELS(ON)                                                      \
+  ON("rows", RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen), 0.55, 0.6, 0.95, 0.55) \
+  ON("fused", FusedForward, Fused(kForwardTasks, kForwardFusedBytes), 0.7, 0.65, 0.9, 0.7)
 // Not constexpr only because of the cast; constant data all the same.
 const attune_kernel kForwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.55)),
-    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.7)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.6)),
-    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.65)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.95)),
-    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.9)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsForward, Rows(kForwardRowsWorkspace, kForwardRowsWhen, 0.55)),
-    OnIsa(kNeon, "fused_neon", N_NEON::FusedForward, Fused(kForwardTasks, kForwardFusedBytes, 0.7)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_SOFTMAX_FORWARD_KERNELS)
     NativeKernel(reinterpret_cast<attune_native_fn>(NativeRows)),
     Reference(ReferenceForward, "8*$workers*(max(Nk,dim(k,0))+Dv)"),
 };
@@ -153,38 +142,23 @@ constexpr attune_kernel ReferenceBackwardKernel() {
   k.efficiency = 0.003;
   return k;
 }
+#define ATTUNE_SOFTMAX_BACKWARD_KERNELS(ON) \
+  ON("tiled", TiledBackward, Backward(), 0.75, 0.4, 0.1, 0.7)
 constexpr attune_kernel kBackwardKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "tiled_avx512", N_AVX3::TiledBackward, Backward(0.75)),
-    OnIsa(kAvx2, "tiled_avx2", N_AVX2::TiledBackward, Backward(0.4)),
-    OnIsa(kSse4, "tiled_sse4", N_SSE4::TiledBackward, Backward(0.1)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "tiled_neon", N_NEON::TiledBackward, Backward(0.7)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_SOFTMAX_BACKWARD_KERNELS)
     ReferenceBackwardKernel(),
 };
+#define ATTUNE_SOFTMAX_STEP_KERNELS(ON)                                                \
+  ON("rows", RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen), 0.55, 0.6, 0.95, 0.55) \
+  ON("fused", FusedStep, Fused(kStepTasks, kStepFusedBytes), 0.7, 0.65, 0.9, 0.7)
 constexpr attune_kernel kStepKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.55)),
-    OnIsa(kAvx512, "fused_avx512", N_AVX3::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.7)),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.6)),
-    OnIsa(kAvx2, "fused_avx2", N_AVX2::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.65)),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.95)),
-    OnIsa(kSse4, "fused_sse4", N_SSE4::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.9)),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::RowsStep, Rows(kStepRowsWorkspace, kStepRowsWhen, 0.55)),
-    OnIsa(kNeon, "fused_neon", N_NEON::FusedStep, Fused(kStepTasks, kStepFusedBytes, 0.7)),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_SOFTMAX_STEP_KERNELS)
     Reference(ReferenceStep, "8*$workers*(Nk+Dv)"),
 };
+#define ATTUNE_SOFTMAX_MERGE_KERNELS(ON) \
+  ON("rows", MergeRows, Merge(), 0.1, 0.1, 0.1, 0.1)
 constexpr attune_kernel kMergeKernels[] = {
-#if defined(__x86_64__)
-    OnIsa(kAvx512, "rows_avx512", N_AVX3::MergeRows, Merge()),
-    OnIsa(kAvx2, "rows_avx2", N_AVX2::MergeRows, Merge()),
-    OnIsa(kSse4, "rows_sse4", N_SSE4::MergeRows, Merge()),
-#elif defined(__aarch64__)
-    OnIsa(kNeon, "rows_neon", N_NEON::MergeRows, Merge()),
-#endif
+    ATTUNE_ON_EVERY_ISA(ATTUNE_SOFTMAX_MERGE_KERNELS)
     Reference(ReferenceMerge, nullptr),
 };
 

@@ -12,7 +12,7 @@ using namespace tables;
 
 constexpr int64_t kTileRowValues[] = {32, 64, 128, 256}, kBlockKeyValues[] = {64, 128, 256};
 constexpr attune_knob kTiledKnobs[] = {
-    Knob("rows", kTileRowValues, 3, "query rows (positions times heads of a group) per tile"),
+    Knob("rows", kTileRowValues, 2, "query rows (positions times heads of a group) per tile"),
     Knob("keys", kBlockKeyValues, 1, "keys whose scores are kept at a time"),
 };
 // Bytes, generously: what is known of every key; then each worker's tile of R rows and block of keys. N: all keys.
@@ -23,7 +23,7 @@ constexpr attune_kernel Tiled(const char* workspace) {
   attune_kernel k = Kernel("", ATTUNE_INVARIANT | ATTUNE_OWNS_THREADS, nullptr,
                            "tiles of positions with all heads of a group, over the keys that they keep");
   k.knobs = Span(kTiledKnobs);
-  k.knob_when = "k.rows<=32||k.rows<2*Hq/Hkv*Nq";
+  k.knob_when = "k.rows<=32||4*k.rows<=Hq/Hkv*Nq";
   k.workspace = workspace;
   return k;
 }

@@ -48,7 +48,7 @@ template <class F>
 attune_status ForEachTile(const attune_exec& x, const Problem& c, F f) {
   if (c.B * c.Hkv == 0) return ATTUNE_OK;
   const auto find = c.layout == kBhnd ? FindTile : FindPackedTile;
-  HeadTile now, next;
+  HeadTile now = {}, next = {};
   bool any = find(c, x.knobs[kQueryRows], x.task_begin, &now);
   for (int64_t task = x.task_begin; task < x.task_end; task++) {
     if (Cancelled(x)) return ATTUNE_E_CANCELLED;

@@ -35,6 +35,7 @@ inline bool IsLarge(const Problem& c) {
   return elements > double(1 << 20);
 }
 
+// A tile of query rows of one kv head: Run does everything.
 class QueryLanes {
  public:
   QueryLanes(const Problem& c, const Scratch& w, const HeadTile& x)

@@ -365,6 +365,29 @@ def gradients_of_a_shift_cancel(x):
         x.close(rows, -r["dsinks"] if sinks else np.zeros(4), 1e-4)
 
 
+# ---- size
+
+
+def large_calls_are_their_sequences(x):
+    """Tensors that no second-level cache holds are fetched ahead, across tiles, heads, and
+    sequences; that changes nothing."""
+    for heads, masks in ((6, {}), (2, {"causal": True}), (6, {"causal": True, "window_left": 140})):
+        t = x.attention(B=4, Hq=6, Hkv=heads, Nq=280, Nk=300, D=64, Dv=64)
+        assert 2 * t["q"].size + 2 * t["k"].size > 2**20
+        whole = x(**t, **masks)["o"]
+        for b in range(4):
+            alone = x(**{n: a[b : b + 1] for n, a in t.items()}, **masks)["o"]
+            x.close(whole[b : b + 1], alone, 1e-6)
+        flat = {n: a.transpose(0, 2, 1, 3).reshape(-1, a.shape[1], 64) for n, a in t.items()}
+        queries, keys = (n * np.arange(5, dtype=np.int32) for n in (280, 300))
+        cuts = {"cu_seqlens_q": queries, "cu_seqlens_k": keys}
+        packed = x(**flat, **cuts, layout="thd", **masks)["o"]
+        x.close(packed.reshape(4, 280, 6, 64).transpose(0, 2, 1, 3), whole, 1e-6)
+        cache = {f"{n}_cache_state": t[n][:, :, :170] for n in "kv"}
+        new = {n: t[n][:, :, 170:] for n in "kv"}
+        x.close(x("step", **t | new, **cache, **masks)["o"], whole, 1e-6)
+
+
 # ---- precision
 
 

@@ -108,7 +108,8 @@ def compare(problem, threads, seconds, level):
         "bound": "read" if problem.is_decode else "peak",
         "limit": limit.median,
         "limit_share": limit.share(work, base.samples),
-        "undisturbed_share": limit.undisturbed(work, base.samples),
+        "quiet_share": limit.quiet_share(work, base.samples),
+        "quiet_rounds": sum(limit.quiet()),
         "results": results,
         "left_out": left_out,
     }
@@ -120,7 +121,7 @@ def cells(row):
     base = row["results"][BASE]
     yield from (row["problem"], row["dtype"], row["threads"], f"{base['median_ms']:.3g} ms")
     yield f"{row['limit_share']:.0%} {row['bound']}"
-    yield f"{row['undisturbed_share']:.0%}"
+    yield f"{row['quiet_share']:.0%}" if row["quiet_share"] else "-"
     for column, forms in contenders.COLUMNS.items():
         ratios = [row["results"][name]["times_attune"] for name in forms if name in row["results"]]
         if BASE not in forms:
@@ -133,7 +134,7 @@ def say(cells):
 
 def table(chosen, threads, seconds, level):
     """Prints the table while it grows; returns its rows."""
-    head = ["problem", "type", "threads", "Attune", "of limit", "undisturbed"]
+    head = ["problem", "type", "threads", "Attune", "of limit", "when quiet"]
     head += list(contenders.COLUMNS)[1:]
     say(head)
     say(["---"] * 3 + ["---:"] * (len(head) - 3))
@@ -195,8 +196,8 @@ def main():
     if document["load"] > 0.5:
         print(f"busy machine: load {document['load']:.1f} before anything was timed")
     print("\nAttune: median time of a call, and the median over rounds of its share of what so many")
-    print("threads multiply and add (peak) or read from memory in the same round; undisturbed: the")
-    print("same of what an eighth of both were better than. Others: how many times as long they take.\n")
+    print("threads multiply and add (peak) or read from memory in the same round; when quiet: over")
+    print("rounds without neighbours on the same cores. Others: how many times as long they take.\n")
     document["rows"] = table(
         chosen, options.threads, options.seconds, limit["cpu"]["isa_level"]
     )

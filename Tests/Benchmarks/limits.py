@@ -10,6 +10,8 @@ import subprocess
 from environment import BUILD, ROOT
 
 TURN = 0.004
+QUIET = 0.9  # loaded to registers; with neighbours 0.4 to 0.85 was seen
+ENOUGH = 5  # rounds
 BEYOND_CACHES = 512 << 20
 
 
@@ -31,38 +33,53 @@ def library():
     found = ctypes.CDLL(str(made))
     for function in (found.limits_multiply_adds, found.limits_read):
         function.restype = ctypes.c_double
+    found.limits_multiply_adds.argtypes = [
+        ctypes.c_uint32, ctypes.c_char_p, ctypes.c_double, ctypes.c_bool
+    ]
     return found
 
 
 class Limit:
-    """A contender whose turns measure the limit. rates: of each turn; GFLOP/s or bytes/s."""
+    """A contender whose turns measure the limit. rates: of each turn; GFLOP/s or bytes/s.
+
+    Each turn also looks whether neighbours use the same cores: multiply-adds in registers hardly
+    notice them, but those that load their operands, as every kernel's do, fall to half. When it is
+    quiet both are as fast."""
 
     def __init__(self, threads, level, reads=False):
         self.threads, self.level, self.reads = threads, level.encode(), reads
-        self.rates = []
+        self.rates, self.loaded = [], []
+
+    def multiply_adds(self, loaded):
+        return library().limits_multiply_adds(self.threads, self.level, TURN, loaded)
 
     def __call__(self):
+        adds = rate = self.multiply_adds(False)
         if self.reads:
             rate = library().limits_read(
                 self.threads, self.level, ctypes.c_uint64(BEYOND_CACHES), ctypes.c_double(TURN)
             )
-        else:
-            rate = library().limits_multiply_adds(
-                self.threads, self.level, ctypes.c_double(TURN)
-            )
-        if not rate > 0:
+        if not (rate > 0 and adds > 0):
             raise RuntimeError(f"{self.threads} threads of this machine cannot be measured")
         self.rates.append(rate)
+        self.loaded.append(self.multiply_adds(True) / adds)
+
+    def quiet(self):
+        """Which turns, and the turns before them, met no neighbour: nor, then, did what ran between."""
+        return [min(pair) >= QUIET for pair in zip(self.loaded, self.loaded[:1] + self.loaded)]
+
+    def has_enough(self):
+        return sum(self.quiet()) >= ENOUGH
 
     def share(self, work, seconds):
         """Of the limit: work (GFLOP or bytes) done in each of the seconds; median over rounds."""
         return statistics.median(work / s / rate for s, rate in zip(seconds, self.rates))
 
-    def undisturbed(self, work, seconds):
-        """The same where neighbours do not disturb: they only ever make a run longer and a limit
-        lower, so the seconds that an eighth are below and the limit that an eighth are above."""
-        seconds, rates = sorted(seconds), sorted(self.rates, reverse=True)
-        return work / seconds[(len(seconds) - 1) // 8] / rates[(len(rates) - 1) // 8]
+    def quiet_share(self, work, seconds):
+        """The same over the quiet rounds; None if there are too few."""
+        rounds = zip(seconds, self.rates, self.quiet())
+        shares = [work / s / rate for s, rate, is_quiet in rounds if is_quiet]
+        return statistics.median(shares) if len(shares) >= ENOUGH else None
 
     @property
     def median(self):

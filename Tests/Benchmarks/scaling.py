@@ -66,7 +66,7 @@ class Samples:
 
 def measure(bodies, seconds, clocks=None, limit=None):
     """The samples of each, in turns, each run once before it counts. In each round the limit
-    (limits.py) takes a turn, too."""
+    (limits.py) takes a turn, too, and while too few rounds were quiet there are more of them."""
     clocks = clocks or [time.perf_counter] * len(bodies)
     samples = [[] for _ in bodies]
 
@@ -84,9 +84,16 @@ def measure(bodies, seconds, clocks=None, limit=None):
     firsts = [taken.pop() if taken[0] < LONG else taken[0] for taken in samples]
     batches = [max(1, round(stopwatch.TURN / first)) for first in firsts]
     quick = [i for i, taken in enumerate(samples) if not taken]
-    end = time.perf_counter() + seconds
+    begin = time.perf_counter()
     rounds = 0
-    while rounds < (3 if quick else 1) or time.perf_counter() < end and quick:
+
+    def goes_on():
+        if not quick or rounds < 3:
+            return rounds < (3 if quick else 1)
+        took = time.perf_counter() - begin
+        return took < seconds or took < stopwatch.PATIENCE * seconds and limit and not limit.has_enough()
+
+    while goes_on():
         for i in quick:
             turn(i)
         if limit:
@@ -158,7 +165,8 @@ def grow(context, op, row, level, seconds, is_busy):
             "tokens_per_s": (1 if row["entry"] == "step" else tokens) / taken.median,
             "peak_gflops": limit.median,
             "peak_share": limit.share(mine.flops / 1e9, taken.seconds),
-            "undisturbed_share": limit.undisturbed(mine.flops / 1e9, taken.seconds),
+            "quiet_share": limit.quiet_share(mine.flops / 1e9, taken.seconds),
+            "quiet_rounds": sum(limit.quiet()),
             "workspace_bytes": mine.info["workspace_bytes"],
         }
         if others:
@@ -169,10 +177,11 @@ def grow(context, op, row, level, seconds, is_busy):
         yield result
 
 
-def flatness(context, op, row, seconds, is_busy):
+def flatness(context, op, row, level, seconds, is_busy):
     """How much tokens per second (of a step: steps) differ between the row's numbers of tokens: the
     most by the least, less 1. All of them take turns, each for as long as the longest takes: a slow
-    second of the machine then hits all alike. Medians over rounds of the share in a round's sum."""
+    second of the machine then hits all alike. Medians over rounds of the share in a round's sum;
+    then the same over the quiet rounds, None if there are too few."""
     make = step if row["entry"] == "step" else whole
     bodies = [make(context, op, row, tokens) for tokens in row["tokens"]]
     units = [1 if row["entry"] == "step" else tokens for tokens in row["tokens"]]
@@ -190,13 +199,28 @@ def flatness(context, op, row, seconds, is_busy):
     firsts = [took(i, 1) for i in range(len(bodies))]
     turn = max(*firsts, stopwatch.TURN)
     batches = [max(1, round(turn / first)) for first in firsts]
-    shares = []
-    end = time.perf_counter() + seconds
-    while len(shares) < 5 or time.perf_counter() < end:
+    limit = limits.Limit(bodies[0].info["workers"], level)
+    rounds = []
+    begin = time.perf_counter()
+
+    def goes_on():
+        took = time.perf_counter() - begin
+        if len(rounds) < limits.ENOUGH or took < seconds:
+            return True
+        return took < stopwatch.PATIENCE * seconds and not limit.has_enough()
+
+    limit()
+    while goes_on():
         rates = [units[i] / took(i, n) for i, n in enumerate(batches)]
-        shares.append([rate / sum(rates) for rate in rates])
-    medians = [statistics.median(share) for share in zip(*shares)]
-    return max(medians) / min(medians) - 1
+        rounds.append([rate / sum(rates) for rate in rates])
+        limit()
+    spread = lambda shares: max(shares) / min(shares) - 1
+    medians = lambda of: [statistics.median(share) for share in zip(*of)]
+    quiet = [shares for shares, is_quiet in zip(rounds, limit.quiet()[1:]) if is_quiet]
+    return (
+        spread(medians(rounds)),
+        spread(medians(quiet)) if len(quiet) >= limits.ENOUGH else None,
+    )
 
 
 def published(context, op, row, threads, seconds, is_busy):
@@ -280,7 +304,7 @@ def growth_cells(r):
         duration(r["seconds"]),
         f"{r['tokens_per_s']:.3g}",
         f"{r['peak_share']:.0%}",
-        f"{r['undisturbed_share']:.0%}",
+        f"{r['quiet_share']:.0%}" if r["quiet_share"] else "-",
         r["workspace_bytes"],
         of("dense_takes", ".2f"),
         of("of_bound", ".0%"),
@@ -299,17 +323,19 @@ def published_cells(r):
 
 
 def growth(context, op, rows, level, seconds, is_busy):
-    head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "undisturbed"]
+    head = ["problem", "tokens", "kernel", "time", "tokens/s", "of peak", "when quiet"]
     head += ["extra bytes", "dense takes", "of flop bound"]
     found = []
     for row in rows:
         found += table(grow(context, op, row, level, seconds, is_busy), head, growth_cells)
         last = found[-1]
         if len(row["tokens"]) > 1 and last["seconds"] < LONG:
-            last["spread"] = flatness(context, op, row, 5 * seconds, is_busy)
+            spread = flatness(context, op, row, level, 5 * seconds, is_busy)
+            last["spread"], last["quiet_spread"] = spread
+            quiet = "too few quiet rounds" if spread[1] is None else f"{spread[1]:.0%} when quiet"
             what = "time per step" if row["entry"] == "step" else "tokens/s"
             span = f"{min(row['tokens'])} to {max(row['tokens'])} tokens"
-            print(f"{row['name']}: {what} differs by {last['spread']:.0%} from {span}, in turns")
+            print(f"{row['name']}: {what} differs by {spread[0]:.0%} ({quiet}) from {span}, in turns")
             gc.collect()
     return found
 

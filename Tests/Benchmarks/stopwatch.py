@@ -12,6 +12,7 @@ import time
 
 SLOW = 2.5  # times the fastest: what takes longer is measured in few rounds only
 SETTLE_LIMIT = 0.3  # longest wait; the spinning in use ends after some milliseconds
+PATIENCE = 4  # times as long as asked for, until a busy machine is quiet
 clock = time.perf_counter  # or time.process_time, which a busy machine disturbs less: one thread only
 TURN = 0.004  # shorter calls are repeated within a turn, so that clock and wake-up do not count
 
@@ -60,18 +61,21 @@ def settle():
 
 def measure(lanes, seconds, limit, least=5, most=100):
     """Fills the lanes with samples: `seconds` for all together, but at least `least` rounds, and no
-    more than those for what is slow. In each round the limit (limits.py) takes a turn, too."""
+    more than those for what is slow. Each round ends with a turn of the limit (limits.py), and while
+    too few rounds were quiet there are more of them."""
     order = list(lanes)
     shuffle = random.Random(0).shuffle
-    end = time.perf_counter() + seconds
+    begin = time.perf_counter()
     for done in range(most):
-        if done >= least and time.perf_counter() >= end:
+        took = time.perf_counter() - begin
+        enough = limit.has_enough() or took >= PATIENCE * seconds
+        if done >= least and took >= seconds and enough:
             break
         if done == least:
             bound = SLOW * min(min(lane.samples) for lane in order)
             order = [lane for lane in order if min(lane.samples) <= bound]
-        turns = [limit, *(lane.turn for lane in order)]
+        turns = [lane.turn for lane in order]
         shuffle(turns)
-        for turn in turns:
+        for turn in [*turns, limit]:
             settle()
             turn()

@@ -14,37 +14,39 @@
 #define MAX_THREADS 256
 #define PIECE (8u << 20) /* bytes read between two looks at the clock */
 
-enum { SUMS = 12, ROWS = 16, REPEATS = 200 };
-/* GFLOP/s of multiply-adds whose operands come from the first-level cache, as in every kernel. Whoever else runs on the same
- * core takes from these what multiply-adds in registers do not notice. */
-#define LOADED_LOOP(NAME, TARGET, VEC, SET, MULADD, LOAD, STORE, LANES) \
-  __attribute__((target(TARGET), noinline)) static double NAME(const float *rows) { \
-    VEC acc[SUMS], half = SET(0.5f); \
+enum { SUMS = 12, STEPS = 64, REPEATS = 50 };
+/* GFLOP/s of multiply-adds that load an operand each from the first-level cache, as a register tile of a product does. Whoever
+ * else runs on the same core takes from these what multiply-adds in registers do not notice. a: STEPS * SUMS numbers. */
+#define LOADED_LOOP(NAME, TARGET, VEC, SET, MULADD, STORE, LANES) \
+  __attribute__((target(TARGET), noinline)) static double NAME(const float *a) { \
+    VEC acc[SUMS], b = SET(a[0]); \
     float out[LANES]; \
-    for (int i = 0; i < SUMS; i++) acc[i] = half; \
+    for (int i = 0; i < SUMS; i++) acc[i] = b; \
     const int64_t begin = crt_now_ns(); \
-    for (int round = 0; round < REPEATS * ROWS; round++) { \
-      const float *row = rows + round % ROWS * SUMS * LANES; \
-      _Pragma("GCC unroll 12") for (int i = 0; i < SUMS; i++) acc[i] = MULADD(acc[i], half, LOAD(row + i * LANES)); \
+    for (int repeat = 0; repeat < REPEATS; repeat++) { \
+      for (const float *at = a; at < a + STEPS * SUMS; at += 2 * SUMS) { \
+        _Pragma("GCC unroll 12") for (int i = 0; i < SUMS; i++) acc[i] = MULADD(SET(at[i]), b, acc[i]); \
+        _Pragma("GCC unroll 12") for (int i = 0; i < SUMS; i++) acc[i] = MULADD(SET(at[SUMS + i]), b, acc[i]); \
+      } \
     } \
     const int64_t end = crt_now_ns(); \
-    for (int i = 1; i < SUMS; i++) acc[0] = MULADD(acc[i], half, acc[0]); \
+    for (int i = 1; i < SUMS; i++) acc[0] = MULADD(acc[i], b, acc[0]); \
     STORE(out, acc[0]); \
     __asm__ volatile("" : : "m"(out)); \
-    return 2.0 * LANES * SUMS * REPEATS * ROWS / (double)(end - begin); \
+    return 2.0 * LANES * SUMS * STEPS * REPEATS / (double)(end - begin); \
   }
 #if defined(__x86_64__)
 #define SSE_MULADD(a, b, c) _mm_add_ps(_mm_mul_ps(a, b), c)
-LOADED_LOOP(loaded_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_storeu_ps, 16)
-LOADED_LOOP(loaded_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_storeu_ps, 8)
-LOADED_LOOP(loaded_sse4, "sse4.2", __m128, _mm_set1_ps, SSE_MULADD, _mm_load_ps, _mm_storeu_ps, 4)
-static double loaded_gflops(const float *rows, uint64_t isa) {
-  if (isa >> ATTUNE_X86_AVX512F & 1) return loaded_avx512(rows);
-  return isa >> ATTUNE_X86_FMA & 1 ? loaded_avx2(rows) : loaded_sse4(rows);
+LOADED_LOOP(loaded_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_storeu_ps, 16)
+LOADED_LOOP(loaded_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_storeu_ps, 8)
+LOADED_LOOP(loaded_sse4, "sse4.2", __m128, _mm_set1_ps, SSE_MULADD, _mm_storeu_ps, 4)
+static double loaded_gflops(const float *a, uint64_t isa) {
+  if (isa >> ATTUNE_X86_AVX512F & 1) return loaded_avx512(a);
+  return isa >> ATTUNE_X86_FMA & 1 ? loaded_avx2(a) : loaded_sse4(a);
 }
 #else
-static double loaded_gflops(const float *rows, uint64_t isa) {
-  (void)rows;
+static double loaded_gflops(const float *a, uint64_t isa) {
+  (void)a;
   return crt_fma_gflops(isa);
 }
 #endif
@@ -54,7 +56,7 @@ typedef struct {
   const char *memory; /* NULL: multiply-adds */
   bool loaded;        /* with operands from the first-level cache */
   uint64_t bytes, offset, isa;
-  double seconds, rate;
+  double seconds, rate, best; /* best: of the bursts of multiply-adds */
   int cpu;
 } runner;
 
@@ -65,8 +67,8 @@ static void *run(void *arg) {
   CPU_SET(r->cpu, &set);
   pthread_setaffinity_np(pthread_self(), sizeof set, &set);
   pthread_barrier_wait(r->start);
-  _Alignas(64) float rows[ROWS * SUMS * 16];
-  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) rows[i] = 1;
+  float numbers[STEPS * SUMS];
+  for (int i = 0; i < STEPS * SUMS; i++) numbers[i] = 1;
   const int64_t begin = crt_now_ns();
   double units = 0, took = 0; /* GFLOP or bytes, and seconds */
   do {
@@ -76,8 +78,10 @@ static void *run(void *arg) {
       units += PIECE;
     } else {
       /* A burst is always the same work: the mean rate is the harmonic one. */
+      const double burst = r->loaded ? loaded_gflops(numbers, r->isa) : crt_fma_gflops(r->isa);
       units += 1;
-      took += 1 / (r->loaded ? loaded_gflops(rows, r->isa) : crt_fma_gflops(r->isa));
+      took += 1 / burst;
+      if (burst > r->best) r->best = burst;
     }
   } while ((double)(crt_now_ns() - begin) < r->seconds * 1e9);
   r->rate = units / (r->memory ? (double)(crt_now_ns() - begin) / 1e9 : took);
@@ -115,13 +119,18 @@ static uint64_t isa_of(const char *level) {
   return strcmp(level, "sse4") ? all : all & ~(avx512 | fma);
 }
 
-/* GFLOP/s of f32 multiply-adds, in registers or with operands from the first-level cache. */
-double limits_multiply_adds(uint32_t threads, const char *level, double seconds, bool loaded) {
+/* GFLOP/s of f32 multiply-adds, in registers or with operands from the first-level cache. best: of the fastest burst of one
+ * thread, some microseconds that fit between what neighbours do. */
+double limits_multiply_adds(uint32_t threads, const char *level, double seconds, bool loaded, double *best) {
   runner each[MAX_THREADS];
   if (threads < 1 || threads > MAX_THREADS) return 0;
   for (uint32_t i = 0; i < threads; i++)
     each[i] = (runner){.isa = isa_of(level), .seconds = seconds, .loaded = loaded};
-  return together(threads, each);
+  const double sum = together(threads, each);
+  *best = 0;
+  for (uint32_t i = 0; i < threads; i++)
+    if (each[i].best > *best) *best = each[i].best;
+  return sum;
 }
 
 /* Bytes per second. `total` bytes are kept from the first call on, and each call reads on where the last one ended. */

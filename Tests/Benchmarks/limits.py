@@ -10,7 +10,7 @@ import subprocess
 from environment import BUILD, ROOT
 
 TURN = 0.004
-QUIET = 0.9  # loaded to registers; with neighbours 0.4 to 0.85 was seen
+QUIET = 0.9  # of what multiply-adds that load reach alone; with neighbours 0.4 to 0.85
 ENOUGH = 5  # rounds
 BEYOND_CACHES = 512 << 20
 
@@ -34,7 +34,8 @@ def library():
     for function in (found.limits_multiply_adds, found.limits_read):
         function.restype = ctypes.c_double
     found.limits_multiply_adds.argtypes = [
-        ctypes.c_uint32, ctypes.c_char_p, ctypes.c_double, ctypes.c_bool
+        ctypes.c_uint32, ctypes.c_char_p, ctypes.c_double, ctypes.c_bool,
+        ctypes.POINTER(ctypes.c_double),
     ]
     return found
 
@@ -43,30 +44,38 @@ class Limit:
     """A contender whose turns measure the limit. rates: of each turn; GFLOP/s or bytes/s.
 
     Each turn also looks whether neighbours use the same cores: multiply-adds in registers hardly
-    notice them, but those that load their operands, as every kernel's do, fall to half. When it is
-    quiet both are as fast."""
+    notice them, but those that load an operand each, as those of kernels do, get slower. How fast
+    they are alone shows in their best microseconds, for neighbours leave gaps."""
+
+    alone = {}  # GFLOP/s of one thread, by level
 
     def __init__(self, threads, level, reads=False):
         self.threads, self.level, self.reads = threads, level.encode(), reads
         self.rates, self.loaded = [], []
 
     def multiply_adds(self, loaded):
-        return library().limits_multiply_adds(self.threads, self.level, TURN, loaded)
+        best = ctypes.c_double()
+        rate = library().limits_multiply_adds(self.threads, self.level, TURN, loaded, best)
+        if loaded:
+            self.alone[self.level] = max(self.alone.get(self.level, 0), best.value)
+        return rate
 
     def __call__(self):
-        adds = rate = self.multiply_adds(False)
         if self.reads:
             rate = library().limits_read(
                 self.threads, self.level, ctypes.c_uint64(BEYOND_CACHES), ctypes.c_double(TURN)
             )
-        if not (rate > 0 and adds > 0):
+        else:
+            rate = self.multiply_adds(False)
+        if not rate > 0:
             raise RuntimeError(f"{self.threads} threads of this machine cannot be measured")
         self.rates.append(rate)
-        self.loaded.append(self.multiply_adds(True) / adds)
+        self.loaded.append(self.multiply_adds(True))
 
     def quiet(self):
         """Which turns, and the turns before them, met no neighbour: nor, then, did what ran between."""
-        return [min(pair) >= QUIET for pair in zip(self.loaded, self.loaded[:1] + self.loaded)]
+        least = QUIET * self.threads * self.alone.get(self.level, 0)
+        return [min(pair) >= least for pair in zip(self.loaded, self.loaded[:1] + self.loaded)]
 
     def has_enough(self):
         return sum(self.quiet()) >= ENOUGH

@@ -90,8 +90,9 @@ def measure(bodies, seconds, clocks=None, limit=None):
     def goes_on():
         if not quick or rounds < 3:
             return rounds < (3 if quick else 1)
-        took = time.perf_counter() - begin
-        return took < seconds or took < stopwatch.PATIENCE * seconds and limit and not limit.has_enough()
+        passed = time.perf_counter() - begin
+        waits = limit and not limit.has_enough() and passed < stopwatch.PATIENCE * seconds
+        return passed < seconds or waits
 
     while goes_on():
         for i in quick:
@@ -203,11 +204,13 @@ def flatness(context, op, row, level, seconds, is_busy):
     rounds = []
     begin = time.perf_counter()
 
+    def quiet():
+        return [shares for shares, is_quiet in zip(rounds, limit.quiet()[1:]) if is_quiet]
+
     def goes_on():
-        took = time.perf_counter() - begin
-        if len(rounds) < limits.ENOUGH or took < seconds:
-            return True
-        return took < stopwatch.PATIENCE * seconds and not limit.has_enough()
+        passed = time.perf_counter() - begin
+        waits = len(quiet()) < limits.ENOUGH and passed < stopwatch.PATIENCE * seconds
+        return len(rounds) < limits.ENOUGH or passed < seconds or waits
 
     limit()
     while goes_on():
@@ -216,11 +219,8 @@ def flatness(context, op, row, level, seconds, is_busy):
         limit()
     spread = lambda shares: max(shares) / min(shares) - 1
     medians = lambda of: [statistics.median(share) for share in zip(*of)]
-    quiet = [shares for shares, is_quiet in zip(rounds, limit.quiet()[1:]) if is_quiet]
-    return (
-        spread(medians(rounds)),
-        spread(medians(quiet)) if len(quiet) >= limits.ENOUGH else None,
-    )
+    enough = len(quiet()) >= limits.ENOUGH
+    return spread(medians(rounds)), spread(medians(quiet())) if enough else None
 
 
 def published(context, op, row, threads, seconds, is_busy):
